@@ -1,0 +1,47 @@
+"""Penalties of layer outputs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxreg._numerics import checked_scalar, describe
+
+
+def activity_penalty(rules: Callable[[Any], jax.Array], activations: Any, *, batch_size: int | jax.Array) -> jax.Array:
+    """Keras's `activity_regularizer`: `rules(activations) / batch_size`.
+
+    The rules meet a tree of captured layer outputs as they meet parameters. Linen captures them by
+    `model.apply(variables, x, capture_intermediates=True, mutable=["intermediates"])`, under paths such as
+    `Dense_0/__call__/0`; NNX by `nnx.capture(model, nnx.Intermediate, method_outputs=nnx.Intermediate)(x)`,
+    under the same paths. The output of the whole model is captured too, as `__call__/0`.
+
+    Args:
+      rules: `jaxreg.Rules`, or any function from a tree to a scalar.
+      activations: the captured outputs, a tree of arrays.
+      batch_size: the number of examples in the batch. An empty batch has the penalty 0.
+
+    Returns:
+      A scalar of at least float32.
+
+    Raises:
+      TypeError, ValueError: `batch_size` is not a scalar integer >= 0; or what `rules` raises.
+
+    >>> outputs = {"Dense_0": {"__call__": (10.0 * jnp.ones((5, 5)),)}}
+    >>> rules = jaxreg.Rules((r"Dense_0/__call__", jaxreg.L2(0.01)))
+    >>> float(jaxreg.activity_penalty(rules, outputs, batch_size=5))
+    5.0
+
+    Source: `activity_regularizer` of Keras's layers.
+    """
+    kind = getattr(batch_size, "dtype", np.result_type(type(batch_size)) if isinstance(batch_size, int) else None)
+    if isinstance(batch_size, bool) or kind is None or not jnp.issubdtype(kind, jnp.integer):
+        raise TypeError(f"`batch_size` must be an integer, got {describe(batch_size)}")
+    if np.ndim(batch_size):
+        raise ValueError(f"`batch_size` must be a scalar, got {describe(batch_size)}")
+    if isinstance(batch_size, int | np.integer) and batch_size < 0:
+        raise ValueError(f"`batch_size` must be >= 0, got {batch_size}")
+    value = checked_scalar(rules(activations), of="`rules`")
+    return value / jnp.maximum(batch_size, 1).astype(value.dtype)

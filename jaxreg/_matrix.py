@@ -1,0 +1,63 @@
+"""The matrix view: a kernel of any rank as a batch of matrices, its axes named as initializers name them."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax
+
+from jaxreg._numerics import describe
+
+Axes = int | Sequence[int]
+Mode = Literal["rows", "columns"]
+
+
+def check_mode(mode: Any) -> None:
+    if mode not in ("rows", "columns"):
+        raise ValueError(f"`mode` must be 'rows' or 'columns', got {mode!r}")
+
+
+def checked_axes(axes: Any, *, name: str) -> int | tuple[int, ...]:
+    """`axes` as an int or a tuple of ints, which a pytree can hold as static data."""
+    if isinstance(axes, int) and not isinstance(axes, bool):
+        return axes
+    if isinstance(axes, tuple | list) and all(isinstance(axis, int) and not isinstance(axis, bool) for axis in axes):
+        return tuple(axes)
+    raise TypeError(f"`{name}` must be an int or a tuple of ints, got {describe(axes)}")
+
+
+def positive_axes(axes: Axes, rank: int, *, name: str) -> tuple[int, ...]:
+    """`axes` counted from the front; out of range or named twice is an error."""
+    axes = checked_axes(axes, name=name)
+    axes = (axes,) if isinstance(axes, int) else axes
+    if any(not -rank <= axis < rank for axis in axes):
+        raise ValueError(f"`{name}` must lie in [-{rank}, {rank}) for rank {rank}, got {axes}")
+    positive = tuple(axis % rank for axis in axes)
+    if len(set(positive)) < len(positive):
+        raise ValueError(f"`{name}` must name each axis once, got {axes} for rank {rank}")
+    return positive
+
+
+def as_matrices(x: jax.Array, *, out_axis: Axes, batch_axis: Axes) -> jax.Array:
+    """`x` as (batch, rows, columns): `out_axis` are the columns, all axes that are left the rows."""
+    if x.ndim < 2:
+        raise ValueError(
+            f"`x` must have rank >= 2 to be seen as a matrix, got {describe(x)}; "
+            "leave vectors such as biases to another rule"
+        )
+    columns = positive_axes(out_axis, x.ndim, name="out_axis")
+    batch = positive_axes(batch_axis, x.ndim, name="batch_axis")
+    if not columns:
+        raise ValueError("`out_axis` must name at least one axis, got ()")
+    if shared := set(columns) & set(batch):
+        raise ValueError(
+            f"`out_axis` and `batch_axis` must not share an axis, got {out_axis} and "
+            f"{batch_axis}, which share {sorted(shared)} in rank {x.ndim}"
+        )
+    rows = tuple(axis for axis in range(x.ndim) if axis not in columns + batch)
+    if not rows:
+        raise ValueError(
+            f"`out_axis` {out_axis} and `batch_axis` {batch_axis} leave no axis of {describe(x)} for the rows"
+        )
+    sizes = (math.prod(x.shape[axis] for axis in axes) for axes in (batch, rows, columns))
+    return x.transpose(batch + rows + columns).reshape(tuple(sizes))

@@ -1,0 +1,125 @@
+"""Numbers that stay right at their awkward points: dtypes, |x|, strengths, norms."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+
+def describe(x: Any) -> str:
+    """What an error says it got: `float32[3,4]` of an array, else the type and the value."""
+    if hasattr(x, "dtype") and hasattr(x, "shape"):
+        return f"{x.dtype}[{','.join(map(str, x.shape))}]"
+    if x is None:
+        return "None"
+    text = repr(x)
+    return f"{type(x).__name__} {text if len(text) <= 80 else text[:77] + '...'}"
+
+
+def accumulation_dtype(*dtypes: Any) -> np.dtype:
+    """The dtype that sums over arrays of `dtypes` are taken in: at least float32."""
+    wide = any(np.dtype(dtype) == np.float64 for dtype in dtypes)
+    return np.dtype(np.float64 if wide else np.float32)
+
+
+def is_float_array(x: Any) -> bool:
+    """Whether `x` has a shape and a real floating-point dtype, a `jax.ShapeDtypeStruct` included."""
+    dtype = getattr(x, "dtype", None)
+    return dtype is not None and hasattr(x, "shape") and jnp.issubdtype(dtype, jnp.floating)
+
+
+def as_wide(x: ArrayLike) -> jax.Array:
+    """`x` as an array of its accumulation dtype; its gradient comes back in the dtype of `x`."""
+    try:
+        x = jnp.asarray(x)
+    except TypeError as error:
+        raise TypeError(f"`x` must be a real floating-point array, got {describe(x)}") from error
+    if not is_float_array(x):
+        raise TypeError(f"`x` must be a real floating-point array, got {describe(x)}")
+    return x.astype(accumulation_dtype(x.dtype))
+
+
+def magnitude(x: jax.Array) -> jax.Array:
+    """|x| with the subgradient sign(x), so 0 at 0, where that of `jnp.abs` is 1."""
+    return x * jax.lax.stop_gradient(jnp.sign(x))
+
+
+def scaled(strength: Any, value: jax.Array, *, name: str) -> jax.Array:
+    """`strength * value` in the dtype of `value`, exactly 0 where `strength` is 0.
+
+    A value that overflowed counts for nothing under a strength of 0. The derivative with respect
+    to a strength of 0 is still `value`, so that a strength can be learned from there.
+    """
+    strength = jnp.asarray(strength)
+    if strength.ndim:
+        raise ValueError(
+            f"`{name}` must be a scalar where the regularizer is called, got shape "
+            f"{strength.shape}; map over stacked strengths with `jax.vmap`"
+        )
+    strength = strength.astype(value.dtype)
+    ignored = (strength == 0) & ~jnp.isfinite(value)
+    return strength * jnp.where(ignored, jnp.zeros_like(value), value)
+
+
+def checked_scalar(value: Any, *, of: str) -> jax.Array:
+    """What a penalty has returned, as a scalar of its accumulation dtype."""
+    if not is_float_array(value) and not isinstance(value, float):
+        raise TypeError(f"{of} must return a real floating-point scalar, got {describe(value)}")
+    value = jnp.asarray(value)
+    if value.shape:
+        raise TypeError(f"{of} must return a scalar, got {describe(value)}")
+    return value.astype(accumulation_dtype(value.dtype))
+
+
+def total(values: Iterable[jax.Array]) -> jax.Array:
+    """The sum of scalars in the widest of their dtypes; of none, 0."""
+    values = list(values)
+    dtype = accumulation_dtype(*(value.dtype for value in values))
+    result = jnp.zeros((), dtype)
+    for value in values:
+        result = result + value.astype(dtype)
+    return result
+
+
+def checked_strength(value: Any, *, name: str, default: float | None = None) -> Any:
+    """`value` for a constructor: Python and NumPy numbers finite and >= 0, jax arrays as they are.
+
+    An int becomes a float, and None becomes `default` where there is one.
+    """
+    if value is None and default is not None:
+        return default
+    if isinstance(value, jax.Array):
+        return value
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating | np.ndarray):
+        raise TypeError(f"`{name}` must be a number, got {describe(value)}")
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind not in "iuf":
+            raise TypeError(f"`{name}` must hold numbers, got {describe(value)}")
+        valid = bool(np.all(np.isfinite(value) & (value >= 0)))
+    else:
+        valid = math.isfinite(value) and value >= 0
+    if not valid:
+        raise ValueError(f"`{name}` must be finite and >= 0, got {value!r}")
+    if isinstance(value, np.ndarray):
+        return value if value.dtype.kind == "f" else value.astype(np.float64)
+    return float(value) if isinstance(value, int | np.integer) else value
+
+
+def unit_rows(x: jax.Array, epsilon: float = 1e-7) -> jax.Array:
+    """The last axis of `x` over max(norm, epsilon), finite for every finite `x`.
+
+    A row is brought to magnitude 1 before it is squared, so that no square overflows. The result does
+    not depend on that factor, which is why its gradient may be stopped. A row whose norm is below
+    `epsilon` is divided by `epsilon`: its gradient is the plain one, and that of a zero row is finite.
+    """
+    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axis=-1, keepdims=True, initial=0.0)
+    normal = largest >= jnp.finfo(x.dtype).tiny  # hardware may take a denormal number for 0
+    factor = jnp.where(normal, largest, jnp.ones_like(largest))
+    rows = x / factor
+    squares = jnp.sum(jnp.square(rows), axis=-1, keepdims=True)
+    norms = jnp.sqrt(jnp.where(normal, squares, jnp.ones_like(squares)))
+    return jnp.where(norms * factor > epsilon, rows / norms, x / epsilon)

@@ -1,0 +1,52 @@
+"""The leaves of any parameter tree, each with its path."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import optax
+from flax import nnx
+from flax.core.meta import AxisMetadata
+from jax.tree_util import keystr, tree_flatten_with_path
+
+_BOXES = (AxisMetadata, nnx.Variable)
+
+
+def is_masked(leaf: Any) -> bool:
+    """Whether `leaf` stands for what `optax.masked` or `optax.partition` has taken out."""
+    return isinstance(leaf, optax.MaskedNode)
+
+
+def leaves_with_paths(tree: Any) -> list[tuple[str, Any]]:
+    """The leaves of `tree` with their paths, joined by `/`; a bare array has the path "".
+
+    A box around an array (`nn.Partitioned`, `nnx.Param`) gives the array under the path of the box. Of an `nnx.Module`
+    the parameters are taken, a shared one once. `MaskedNode` is a leaf; None is not.
+    """
+
+    def is_module(part: Any) -> bool:
+        return isinstance(part, nnx.Module)
+
+    if any(map(is_module, jax.tree.leaves(tree, is_leaf=is_module))):
+        tree = nnx.state(tree, nnx.Param)
+    found = [(keystr(path, simple=True, separator="/"), leaf) for path, leaf in _walk((), tree)]
+    seen = set()
+    for path, _ in found:
+        if path in seen:
+            raise ValueError(f"two leaves of the tree have the path `{path}`; rename a key that contains '/'")
+        seen.add(path)
+    return found
+
+
+def _walk(prefix: tuple[Any, ...], tree: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    def stops(part: Any) -> bool:
+        return isinstance(part, _BOXES) or is_masked(part)
+
+    for path, leaf in tree_flatten_with_path(tree, is_leaf=stops)[0]:
+        if not isinstance(leaf, _BOXES):
+            yield prefix + path, leaf
+            continue
+        # The first key inside a box is its attribute `value`, which is no part of the path.
+        inside = tree_flatten_with_path(leaf, is_leaf=lambda part: part is not leaf)[0]
+        for _, content in inside:
+            yield from _walk(prefix + path, content)

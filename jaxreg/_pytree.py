@@ -1,0 +1,108 @@
+"""Objects as pytrees: numbers and arrays are leaves, every other attribute is static."""
+
+import dataclasses
+from typing import Any
+
+import flax.serialization
+import jax
+import numpy as np
+from jax.tree_util import GetAttrKey
+
+# Which attributes of an unflattened object are its leaves. They are remembered, because JAX also
+# unflattens with placeholders, whose type says nothing.
+_REMEMBERED = "_pytree_leaves"
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a number or an array of numbers; a bool is a choice."""
+    if isinstance(value, bool | np.bool_):
+        return False
+    return isinstance(value, int | float | complex | np.number | np.ndarray | jax.Array)
+
+
+def _is_child(value: Any) -> bool:
+    """Whether an attribute belongs to the leaves: a number, or what holds an array, a float or a node of ours.
+
+    A tuple of ints is not one: it names axes.
+    """
+    if is_number(value):
+        return True
+    parts = jax.tree.leaves(value, is_leaf=lambda part: type(part) in _REGISTERED)
+    return any(type(part) in _REGISTERED or (is_number(part) and not isinstance(part, int)) for part in parts)
+
+
+def attributes(obj: Any) -> dict[str, Any]:
+    """The public state of an object: the fields of a dataclass, else all that its `__init__` has set."""
+    if getattr(type(obj), "_is_frozen", False):
+        return {field.name: getattr(obj, field.name) for field in dataclasses.fields(obj)}
+    return {name: value for name, value in vars(obj).items() if name != _REMEMBERED}
+
+
+def _split(obj: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of an object's leaves, and of its static attributes."""
+    values = attributes(obj)
+    names = vars(obj).get(_REMEMBERED)
+    if names is None:
+        static = {
+            field.name for field in getattr(obj, "__dataclass_fields__", {}).values() if field.metadata.get("static")
+        }
+        names = tuple(n for n, value in values.items() if n not in static and _is_child(value))
+    return names, tuple(name for name in values if name not in names)
+
+
+def _flatten_with_keys(obj: Any) -> tuple[tuple[Any, ...], Any]:
+    names, static_names = _split(obj)
+    static = []
+    for name in static_names:
+        value = getattr(obj, name)
+        try:
+            hash(value)
+        except TypeError as error:
+            raise TypeError(
+                f"`{name}` of {type(obj).__name__} is static, so it must be hashable, "
+                f"got {type(value).__name__} {value!r}"
+            ) from error
+        static.append((name, value))
+    children = tuple((GetAttrKey(name), getattr(obj, name)) for name in names)
+    return children, (names, tuple(static))
+
+
+def _flatten(obj: Any) -> tuple[tuple[Any, ...], Any]:
+    children, aux = _flatten_with_keys(obj)
+    return tuple(child for _, child in children), aux
+
+
+_REGISTERED: set[type] = set()
+
+
+def register(cls: type) -> None:
+    """Registers `cls` as a pytree node, and for `flax.serialization`.
+
+    Unflattening bypasses `__init__` and its checks: a gradient with respect to a strength is negative
+    at times, and JAX puts tracers and placeholders there.
+    """
+
+    def unflatten(aux: Any, children: Any) -> Any:
+        names, static = aux
+        obj = object.__new__(cls)
+        for name, value in (*zip(names, children, strict=True), *static, (_REMEMBERED, names)):
+            object.__setattr__(obj, name, value)
+        return obj
+
+    def to_state_dict(obj: Any) -> dict[str, Any]:
+        names, _ = _split(obj)
+        return {name: flax.serialization.to_state_dict(getattr(obj, name)) for name in names}
+
+    def from_state_dict(obj: Any, state: dict[str, Any]) -> Any:
+        children, (names, static) = _flatten(obj)
+        if set(state) != set(names):
+            raise ValueError(f"the saved state of {cls.__name__} must hold {sorted(names)}, got {sorted(state)}")
+        restored = [
+            flax.serialization.from_state_dict(child, state[name], name=name)
+            for name, child in zip(names, children, strict=True)
+        ]
+        return unflatten((names, static), restored)
+
+    _REGISTERED.add(cls)
+    jax.tree_util.register_pytree_with_keys(cls, _flatten_with_keys, unflatten, _flatten)
+    flax.serialization.register_serialization_state(cls, to_state_dict, from_state_dict)

@@ -1,0 +1,111 @@
+"""Rules as optax gradient transformations."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxreg._numerics import checked_scalar, checked_strength, describe, is_float_array
+from jaxreg._paths import is_masked
+
+
+class PenaltyState(NamedTuple):
+    """State of `add_penalty_gradients`.
+
+    Attributes:
+      count: the number of updates so far, an int32 scalar.
+      penalty: the penalty at the parameters that the last update met, before `scale`, a float32 scalar;
+        NaN before the first update, and where it is not tracked.
+      key: None; room for the random key of estimates that sample.
+    """
+
+    count: jax.Array
+    penalty: jax.Array
+    key: jax.Array | None
+
+
+def add_penalty_gradients(
+    rules: Callable[[Any], jax.Array],
+    *,
+    scale: float | jax.Array | optax.Schedule = 1.0,
+    track: bool = True,
+) -> optax.GradientTransformationExtraArgs:
+    """Adds `scale` times the gradient of `rules(params)` to the updates.
+
+    Before `optax.scale_by_adam` the penalty is coupled: the optimizer rescales it with the gradient of the loss, as in
+    Keras. After it, before the learning rate, it is decoupled: `L2(l2)` there is `optax.adamw(weight_decay=2 * l2)`.
+    After `optax.clip_by_global_norm` it is not clipped.
+
+    Updates keep their dtype. None, `MaskedNode` and leaves that are no real floating-point arrays pass through.
+
+    Args:
+      rules: `jaxreg.Rules`, or any function from a tree to a scalar, such as a sum of several. Under
+        `optax.inject_hyperparams` it belongs in `static_args`.
+      scale: a number >= 0, or an optax schedule, read at the count of updates before this one.
+      track: whether the state holds the penalty, which costs one more pass over the parameters.
+        `optax.tree.get(state, "penalty")` finds it.
+
+    Returns:
+      An `optax.GradientTransformationExtraArgs` with the state `PenaltyState`.
+
+    Raises:
+      TypeError, ValueError: `rules` is no function, or `scale` no number >= 0 and no schedule; when updating, `params`
+        is missing, an update has another shape than its parameter, or what `rules` raises.
+
+    >>> params = {"kernel": jnp.array([1.0, -2.0]), "bias": jnp.array([3.0])}
+    >>> rules = jaxreg.Rules((r"kernel$", jaxreg.L2(0.5)))
+    >>> tx = optax.chain(jaxreg.add_penalty_gradients(rules), optax.sgd(0.1))
+    >>> updates, state = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    >>> updates["kernel"]
+    Array([-0.1,  0.2], dtype=float32)
+    >>> float(optax.tree.get(state, "penalty"))
+    2.5
+
+    Source: Loshchilov and Hutter, Decoupled weight decay regularization, 2019, for the two placements.
+    """
+    if not callable(rules) or isinstance(rules, type):
+        raise TypeError(f"`rules` must be a function from a tree to a scalar, got {describe(rules)}")
+    if not callable(scale):
+        scale = checked_strength(scale, name="scale")
+    if not isinstance(track, bool):
+        raise TypeError(f"`track` must be a bool, got {describe(track)}")
+
+    def init_fn(params: optax.Params) -> PenaltyState:
+        del params
+        return PenaltyState(jnp.zeros((), jnp.int32), jnp.full((), math.nan, jnp.float32), None)
+
+    def update_fn(
+        updates: optax.Updates, state: PenaltyState, params: optax.Params | None = None, **extra_args: Any
+    ) -> tuple[optax.Updates, PenaltyState]:
+        del extra_args
+        if params is None:
+            raise ValueError("`params` must be given to `update`: a penalty is a function of them, got None")
+        update_leaves, treedef = jax.tree.flatten(updates, is_leaf=lambda leaf: leaf is None or is_masked(leaf))
+        param_leaves = treedef.flatten_up_to(params)
+        chosen = [
+            i
+            for i, (u, p) in enumerate(zip(update_leaves, param_leaves, strict=True))
+            if is_float_array(u) and is_float_array(p)
+        ]
+        _check_shapes(updates, [(update_leaves[i], param_leaves[i]) for i in chosen])
+
+        def penalty_of(values: list[jax.Array]) -> jax.Array:
+            leaves = list(param_leaves)
+            for i, value in zip(chosen, values, strict=True):
+                leaves[i] = value
+            return checked_scalar(rules(treedef.unflatten(leaves)), of="`rules`")
+
+        penalty, pull_back = jax.vjp(penalty_of, [jnp.asarray(param_leaves[i]) for i in chosen])
+        factor = jnp.asarray(scale(state.count) if callable(scale) else scale, penalty.dtype)
+        (gradients,) = pull_back(factor)
+        for i, gradient in zip(chosen, gradients, strict=True):
+            update = jnp.asarray(update_leaves[i])
+            update_leaves[i] = update + gradient.astype(update.dtype)
+        tracked = penalty.astype(jnp.float32) if track else state.penalty
+        new_state = PenaltyState(optax.safe_increment(state.count), tracked, state.key)
+        return treedef.unflatten(update_leaves), new_state
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
