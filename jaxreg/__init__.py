@@ -1,5 +1,6 @@
 """Weight regularization for JAX: penalties, regularizers that are pytrees, rules by path, optax transforms."""
 
+from jaxreg import diagnostics as diagnostics
 from jaxreg import penalties as penalties
 from jaxreg._activity import activity_penalty as activity_penalty
 from jaxreg._base import Regularizer as Regularizer

@@ -241,10 +241,10 @@ def from_dict(value: Any, custom_objects: Mapping[str, Any] | None = None) -> An
     if not isinstance(value, Mapping) or "class_name" not in value:
         return value
     custom = custom_objects or {}
-    module, class_name, config = value.get("module"), value["class_name"], value.get("config", {})
+    module, class_name, config = value.get("module"), value["class_name"], value.get("config") or {}
     registered_name = value.get("registered_name")
     is_function = class_name == "function"
-    names = (config,) if is_function else (registered_name, class_name)
+    names: tuple[Any, ...] = (config,) if is_function else (registered_name, class_name)
     found = next((custom[name] for name in names if name in custom), None)
     known_module = module is None or module == "jaxreg" or str(module).startswith("keras.")
     if found is None and not is_function and known_module and registered_name is None:

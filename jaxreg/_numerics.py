@@ -1,6 +1,5 @@
 """Numbers that stay right at their awkward points: dtypes, |x|, strengths, norms."""
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -96,13 +95,9 @@ def checked_strength(value: Any, *, name: str, default: float | None = None) -> 
         return value
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating | np.ndarray):
         raise TypeError(f"`{name}` must be a number, got {describe(value)}")
-    if isinstance(value, np.ndarray):
-        if value.dtype.kind not in "iuf":
-            raise TypeError(f"`{name}` must hold numbers, got {describe(value)}")
-        valid = bool(np.all(np.isfinite(value) & (value >= 0)))
-    else:
-        valid = math.isfinite(value) and value >= 0
-    if not valid:
+    if np.asarray(value).dtype.kind not in "iuf":
+        raise TypeError(f"`{name}` must hold numbers, got {describe(value)}")
+    if not np.all(np.isfinite(value) & (np.asarray(value) >= 0)):
         raise ValueError(f"`{name}` must be finite and >= 0, got {value!r}")
     if isinstance(value, np.ndarray):
         return value if value.dtype.kind == "f" else value.astype(np.float64)
@@ -117,7 +112,7 @@ def unit_rows(x: jax.Array, epsilon: float = 1e-7) -> jax.Array:
     `epsilon` is divided by `epsilon`: its gradient is the plain one, and that of a zero row is finite.
     """
     largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axis=-1, keepdims=True, initial=0.0)
-    normal = largest >= jnp.finfo(x.dtype).tiny  # hardware may take a denormal number for 0
+    normal = largest >= np.finfo(x.dtype).tiny  # hardware may take a denormal number for 0
     factor = jnp.where(normal, largest, jnp.ones_like(largest))
     rows = x / factor
     squares = jnp.sum(jnp.square(rows), axis=-1, keepdims=True)

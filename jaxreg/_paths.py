@@ -47,6 +47,9 @@ def _walk(prefix: tuple[Any, ...], tree: Any) -> Iterator[tuple[tuple[Any, ...],
             yield prefix + path, leaf
             continue
         # The first key inside a box is its attribute `value`, which is no part of the path.
-        inside = tree_flatten_with_path(leaf, is_leaf=lambda part: part is not leaf)[0]
-        for _, content in inside:
+        for content in _contents(leaf):
             yield from _walk(prefix + path, content)
+
+
+def _contents(box: Any) -> list[Any]:
+    return jax.tree.leaves(box, is_leaf=lambda part: part is not box)

@@ -84,7 +84,7 @@ def register(cls: type) -> None:
 
     def unflatten(aux: Any, children: Any) -> Any:
         names, static = aux
-        obj = object.__new__(cls)
+        obj: Any = object.__new__(cls)
         for name, value in (*zip(names, children, strict=True), *static, (_REMEMBERED, names)):
             object.__setattr__(obj, name, value)
         return obj
@@ -105,4 +105,6 @@ def register(cls: type) -> None:
 
     _REGISTERED.add(cls)
     jax.tree_util.register_pytree_with_keys(cls, _flatten_with_keys, unflatten, _flatten)
-    flax.serialization.register_serialization_state(cls, to_state_dict, from_state_dict)
+    flax.serialization.register_serialization_state(  # type: ignore[no-untyped-call]
+        cls, to_state_dict, from_state_dict
+    )

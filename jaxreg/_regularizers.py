@@ -7,7 +7,7 @@ import jax
 
 from jaxreg import penalties
 from jaxreg._base import BUILT_IN, Regularizer
-from jaxreg._matrix import Axes, Mode, checked_axes, check_mode
+from jaxreg._matrix import Axes, Mode, check_mode, checked_axes
 from jaxreg._numerics import checked_strength, scaled
 
 

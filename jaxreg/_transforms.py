@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.extend.core import jaxpr_as_fun
+from jax.tree_util import keystr, tree_flatten_with_path
 
 from jaxreg._numerics import checked_scalar, checked_strength, describe, is_float_array
 from jaxreg._paths import is_masked
@@ -22,9 +24,13 @@ class PenaltyState(NamedTuple):
       key: None; room for the random key of estimates that sample.
     """
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # optax's name, which hides `tuple.count`
     penalty: jax.Array
     key: jax.Array | None
+
+
+def _untracked() -> jax.Array:
+    return jnp.full((), math.nan, jnp.float32)
 
 
 def add_penalty_gradients(
@@ -75,7 +81,7 @@ def add_penalty_gradients(
 
     def init_fn(params: optax.Params) -> PenaltyState:
         del params
-        return PenaltyState(jnp.zeros((), jnp.int32), jnp.full((), math.nan, jnp.float32), None)
+        return PenaltyState(jnp.zeros((), jnp.int32), _untracked(), None)
 
     def update_fn(
         updates: optax.Updates, state: PenaltyState, params: optax.Params | None = None, **extra_args: Any
@@ -83,29 +89,59 @@ def add_penalty_gradients(
         del extra_args
         if params is None:
             raise ValueError("`params` must be given to `update`: a penalty is a function of them, got None")
-        update_leaves, treedef = jax.tree.flatten(updates, is_leaf=lambda leaf: leaf is None or is_masked(leaf))
+        treedef: Any
+        located, treedef = tree_flatten_with_path(updates, is_leaf=lambda leaf: leaf is None or is_masked(leaf))
+        update_leaves = [leaf for _, leaf in located]
         param_leaves = treedef.flatten_up_to(params)
-        chosen = [
-            i
-            for i, (u, p) in enumerate(zip(update_leaves, param_leaves, strict=True))
-            if is_float_array(u) and is_float_array(p)
-        ]
-        _check_shapes(updates, [(update_leaves[i], param_leaves[i]) for i in chosen])
+        chosen = []
+        for i, ((path, update), param) in enumerate(zip(located, param_leaves, strict=True)):
+            if is_float_array(update) and is_float_array(param):
+                chosen.append(i)
+                if update.shape != param.shape:
+                    raise ValueError(
+                        f"`updates` must have the shapes of `params`, got {describe(update)} for {describe(param)} "
+                        f"at `{keystr(path, simple=True, separator='/')}`"
+                    )
 
-        def penalty_of(values: list[jax.Array]) -> jax.Array:
+        def penalty_of(*values: jax.Array) -> jax.Array:
             leaves = list(param_leaves)
             for i, value in zip(chosen, values, strict=True):
                 leaves[i] = value
             return checked_scalar(rules(treedef.unflatten(leaves)), of="`rules`")
 
-        penalty, pull_back = jax.vjp(penalty_of, [jnp.asarray(param_leaves[i]) for i in chosen])
-        factor = jnp.asarray(scale(state.count) if callable(scale) else scale, penalty.dtype)
-        (gradients,) = pull_back(factor)
+        values = [jnp.asarray(param_leaves[i]) for i in chosen]
+        penalty, gradients = _value_and_gradients(penalty_of, values, scale(state.count) if callable(scale) else scale)
         for i, gradient in zip(chosen, gradients, strict=True):
-            update = jnp.asarray(update_leaves[i])
-            update_leaves[i] = update + gradient.astype(update.dtype)
-        tracked = penalty.astype(jnp.float32) if track else state.penalty
+            if gradient is not None:
+                update = jnp.asarray(update_leaves[i])
+                update_leaves[i] = update + gradient.astype(update.dtype)
+        tracked = penalty.astype(jnp.float32) if track else _untracked()
         new_state = PenaltyState(optax.safe_increment(state.count), tracked, state.key)
         return treedef.unflatten(update_leaves), new_state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _value_and_gradients(
+    function: Callable[..., jax.Array], values: list[jax.Array], scale: Any
+) -> tuple[jax.Array, list[jax.Array | None]]:
+    """`function(*values)`, and `scale` times its gradient, None for a value that it does not use.
+
+    An update to which nothing is added is then the one that came in, and is not copied.
+    """
+    traced = jax.make_jaxpr(function)(*values)
+    read = {id(variable) for equation in traced.jaxpr.eqns for variable in equation.invars}
+    read |= {id(variable) for variable in traced.jaxpr.outvars}
+    used = [id(variable) in read for variable in traced.jaxpr.invars]
+
+    def of_used(*some: jax.Array) -> jax.Array:
+        rest = iter(some)
+        (value,) = jaxpr_as_fun(traced)(*(next(rest) if u else v for u, v in zip(used, values, strict=True)))
+        return value
+
+    value, pull_back = jax.vjp(of_used, *(v for u, v in zip(used, values, strict=True) if u))
+    scale = jnp.asarray(scale)
+    if scale.ndim:
+        raise ValueError(f"`scale` must be a scalar, got {describe(scale)}")
+    gradients = iter(pull_back(scale.astype(value.dtype)))
+    return value, [next(gradients) if u else None for u in used]

@@ -1,0 +1,165 @@
+"""The table of cases. A new penalty or regularizer is a row here, and the row inherits every law of `test_laws.py`.
+
+The references are NumPy in float64, written from the formulas, with loops where those read best.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+
+import jaxreg
+from jaxreg import penalties
+
+
+def cosines_reference(x, mode="rows", epsilon=1e-7):
+    """Mean |cosine| of one matrix, pair by pair."""
+    rows = np.asarray(x, np.float64)
+    rows = rows if mode == "rows" else rows.T
+    with np.errstate(under="ignore"):
+        units = [row / max(np.sqrt(np.sum(np.square(row.astype(np.longdouble)))), epsilon) for row in rows]
+        n = len(units)
+        pairs = [abs(np.dot(units[i], units[j])) for i in range(n) for j in range(n) if i != j]
+    return float(sum(pairs) / (n * (n - 1))) if n > 1 else 0.0
+
+
+def over_matrices(x, out, batch=(), mode="rows"):
+    """The reference over the matrices of a kernel, its axes picked one index at a time."""
+    x = np.asarray(x, np.float64)
+    rows = [axis for axis in range(x.ndim) if axis not in out + batch]
+    total = 0.0
+    for place in np.ndindex(*(x.shape[axis] for axis in batch)):
+        part = x
+        for axis, index in sorted(zip(batch, place, strict=True), reverse=True):
+            part = np.take(part, index, axis=axis)
+
+        def position(axis):
+            return axis - sum(b < axis for b in batch)
+
+        part = np.transpose(part, [position(axis) for axis in rows] + [position(axis) for axis in out])
+        sizes = [int(np.prod([x.shape[axis] for axis in axes])) for axes in (rows, out)]
+        total += cosines_reference(part.reshape(sizes), mode)
+    return total
+
+
+class Cube(jaxreg.Regularizer):
+    """A subclass with an annotated field."""
+
+    factor: float = 0.01
+
+    def __call__(self, x):
+        return jnp.asarray(self.factor, jnp.float32) * jnp.sum(jnp.abs(x.astype(jnp.float32)) ** 3)
+
+
+class KerasStyle(jaxreg.Regularizer):
+    """A subclass as Keras documents it."""
+
+    def __init__(self, l2=0.0):
+        self.l2 = l2
+
+    def __call__(self, x):
+        return self.l2 * jnp.sum(jnp.square(x))
+
+    def get_config(self):
+        return {"l2": float(self.l2)}
+
+
+def half_sum_of_squares(x):
+    """A plain function."""
+    return 0.5 * jnp.sum(jnp.square(x))
+
+
+CUSTOM = {"Cube": Cube, "KerasStyle": KerasStyle, "half_sum_of_squares": half_sum_of_squares}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A pure penalty, its reference, and the shapes that it is tried on."""
+
+    name: str
+    penalty: Callable
+    reference: Callable
+    shapes: tuple
+    kinks: Callable = lambda x: np.abs(x)  # what must stay away from 0 for finite differences
+    scale_invariant: bool = False
+
+    def __str__(self):
+        return self.name
+
+
+def _orthogonal(name, shapes, out, batch=(), mode="rows", **options):
+    return Case(
+        name,
+        lambda x: penalties.orthogonal(x, mode=mode, **options),
+        lambda x: over_matrices(x, out, batch, mode),
+        shapes,
+        scale_invariant=True,
+    )
+
+
+PENALTIES = (
+    Case("l1", penalties.l1, lambda x: np.sum(np.abs(x)), ((), (7,), (3, 4), (2, 3, 4))),
+    Case("l2", penalties.l2, lambda x: np.sum(np.square(x)), ((), (7,), (3, 4), (2, 3, 4))),
+    _orthogonal("orthogonal rows", ((3, 5), (5, 3), (2, 2)), (1,)),
+    _orthogonal("orthogonal columns", ((3, 5), (5, 3)), (1,), mode="columns"),
+    _orthogonal("orthogonal conv", ((3, 2, 4, 5),), (3,), mode="columns"),
+    _orthogonal("orthogonal query", ((5, 2, 3),), (1, 2), mode="columns", out_axis=(1, 2)),
+    _orthogonal("orthogonal per head", ((5, 2, 3),), (2,), (1,), mode="columns", batch_axis=1),
+    _orthogonal("orthogonal stacked", ((4, 5, 3),), (2,), (0,), batch_axis=0),
+    _orthogonal("orthogonal Equinox", ((5, 3),), (0,), mode="columns", out_axis=0),
+    _orthogonal("orthogonal negative axes", ((2, 3, 4, 5),), (2, 1), (0,), out_axis=(-2, -3), batch_axis=-4),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class RegularizerCase:
+    """A regularizer made of strengths, and its reference, a function of x and the same strengths."""
+
+    name: str
+    make: Callable
+    reference: Callable
+    strengths: tuple
+
+    def __str__(self):
+        return self.name
+
+
+def _l1(x):
+    return np.sum(np.abs(x))
+
+
+def _l2(x):
+    return np.sum(np.square(x))
+
+
+REGULARIZERS = (
+    RegularizerCase("L1", jaxreg.L1, lambda x, s: s * _l1(x), (0.3,)),
+    RegularizerCase("L2", jaxreg.L2, lambda x, s: s * _l2(x), (0.3,)),
+    RegularizerCase("L1L2", jaxreg.L1L2, lambda x, s, t: s * _l1(x) + t * _l2(x), (0.3, 0.2)),
+    RegularizerCase(
+        "OrthogonalRegularizer rows",
+        jaxreg.OrthogonalRegularizer,
+        lambda x, s: s * over_matrices(x, (x.ndim - 1,)),
+        (0.3,),
+    ),
+    RegularizerCase(
+        "OrthogonalRegularizer heads",
+        lambda s: jaxreg.OrthogonalRegularizer(s, "columns", out_axis=(0,), batch_axis=()),
+        lambda x, s: s * over_matrices(x, (0,), mode="columns"),
+        (0.3,),
+    ),
+    RegularizerCase("sum", lambda s, t: jaxreg.L1(s) + jaxreg.L2(t), lambda x, s, t: s * _l1(x) + t * _l2(x), (0.3, 2)),
+    RegularizerCase("scaled", lambda s, t: s * jaxreg.L1(t), lambda x, s, t: s * t * _l1(x), (2.0, 0.3)),
+    RegularizerCase(
+        "nested",
+        lambda s, t: 2.0 * (jaxreg.L1(s) + jaxreg.L2(t) * 3.0),
+        lambda x, s, t: 2 * s * _l1(x) + 6 * t * _l2(x),
+        (0.3, 0.1),
+    ),
+    RegularizerCase(
+        "with a function", lambda s: jaxreg.L1(s) + half_sum_of_squares, lambda x, s: s * _l1(x) + _l2(x) / 2, (0.3,)
+    ),
+    RegularizerCase("annotated subclass", Cube, lambda x, s: s * np.sum(np.abs(x) ** 3), (0.3,)),
+    RegularizerCase("Keras's form of a subclass", KerasStyle, lambda x, s: s * _l2(x), (0.3,)),
+)
