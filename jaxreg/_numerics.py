@@ -35,7 +35,7 @@ def as_wide(x: ArrayLike) -> jax.Array:
     """`x` as an array of its accumulation dtype; its gradient comes back in the dtype of `x`."""
     try:
         x = jnp.asarray(x)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise TypeError(f"`x` must be a real floating-point array, got {describe(x)}") from error
     if not is_float_array(x):
         raise TypeError(f"`x` must be a real floating-point array, got {describe(x)}")

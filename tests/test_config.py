@@ -1,0 +1,111 @@
+"""Names and dicts to regularizers, and back."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import Cube, half_sum_of_squares
+
+import jaxreg
+
+
+@pytest.mark.parametrize(
+    ("identifier", "expected"),
+    [
+        ("l1", jaxreg.L1(0.01)),
+        ("L2", jaxreg.L2(0.01)),
+        ("l1_l2", jaxreg.L1L2(0.01, 0.01)),
+        ("l1l2", jaxreg.L1L2(0.01, 0.01)),
+        ("L1L2", jaxreg.L1L2(0.01, 0.01)),
+        (jaxreg.L1L2, jaxreg.L1L2(0.01, 0.01)),
+        (jaxreg.L2, jaxreg.L2(0.01)),
+        ("orthogonal_regularizer", jaxreg.OrthogonalRegularizer()),
+        ({"class_name": "L2", "config": {"l2": 0.5}}, jaxreg.L2(0.5)),
+        ({"class_name": "L2", "config": None}, jaxreg.L2()),
+        (jaxreg.L1(0.5), jaxreg.L1(0.5)),
+        (half_sum_of_squares, half_sum_of_squares),
+        (Cube, Cube()),
+        (None, None),
+    ],
+    ids=str,
+)
+def test_get(identifier, expected):
+    assert jaxreg.get(identifier) == expected
+
+
+def test_get_returns_objects_as_they_are():
+    regularizer = jaxreg.L2(0.5)
+    assert jaxreg.get(regularizer) is regularizer
+
+
+def test_a_class_called_by_get_must_need_no_arguments():
+    class Needy(jaxreg.Regularizer):
+        factor: float
+
+    with pytest.raises(TypeError, match="factor"):
+        jaxreg.get(Needy)
+
+
+def test_options_that_keras_does_not_know_are_left_out_at_their_default():
+    assert jaxreg.OrthogonalRegularizer(0.1).get_config() == {"factor": 0.1, "mode": "rows"}
+    config = jaxreg.OrthogonalRegularizer(0.1, out_axis=(1, 2), batch_axis=[0]).get_config()
+    assert config == {"factor": 0.1, "mode": "rows", "out_axis": [1, 2], "batch_axis": [0]}
+    again = jaxreg.OrthogonalRegularizer.from_config(json.loads(json.dumps(config)))
+    assert again == jaxreg.OrthogonalRegularizer(0.1, out_axis=(1, 2), batch_axis=(0,))
+    assert hash(jax.tree.structure(again)) == hash(jax.tree.structure(again))
+
+
+def test_numbers_in_configs_are_plain():
+    for strength in (np.float32(0.5), np.float64(0.5), jnp.asarray(0.5), jnp.asarray(0.5, jnp.bfloat16), 0.5):
+        value = jaxreg.L2(strength).get_config()["l2"]
+        assert type(value) is float
+        assert value == 0.5
+
+
+def test_custom_objects():
+    made = 2.0 * (Cube(0.5) + half_sum_of_squares)
+    config = json.loads(json.dumps(jaxreg.serialize(made)))
+    objects = {"Cube": Cube, "half_sum_of_squares": half_sum_of_squares}
+    assert jaxreg.deserialize(config, objects) == made
+    with pytest.raises(ValueError, match=r"unknown regularizer 'Cube' of module 'cases'.*`custom_objects`.*L1L2"):
+        jaxreg.deserialize(config, {"half_sum_of_squares": half_sum_of_squares})
+    with pytest.raises(ValueError, match="unknown regularizer 'half_sum_of_squares'"):
+        jaxreg.deserialize(config, {"Cube": Cube})
+    assert jaxreg.deserialize("Cube", {"Cube": Cube}) == Cube()
+    assert type(made).from_config(made.get_config(), objects) == made
+
+
+def test_a_users_class_does_not_become_a_built_in_one():
+    class L2(jaxreg.Regularizer):
+        l2: float = 7.0
+
+    config = jaxreg.serialize(L2())
+    assert config["registered_name"] == "L2"
+    with pytest.raises(ValueError, match="unknown regularizer 'L2' of module 'test_config'"):
+        jaxreg.deserialize(config)
+    assert type(jaxreg.deserialize(config, {"L2": L2})) is L2
+
+
+ERRORS = [
+    (lambda: jaxreg.get("l3"), ValueError, "unknown regularizer 'l3'; the names are L1, l1, L2, l2, L1L2, l1_l2"),
+    (lambda: jaxreg.get(3), TypeError, "`identifier` must be .* got int 3"),
+    (lambda: jaxreg.get(dict), TypeError, "`identifier` must be"),
+    (lambda: jaxreg.get({"l2": 0.1}), ValueError, r"`config` must have a key 'class_name', got keys \['l2'\]"),
+    (lambda: jaxreg.deserialize(3), TypeError, "`config` must be a dict or a name, got int 3"),
+    (lambda: jaxreg.deserialize({"class_name": "L9", "config": {}}), ValueError, "unknown regularizer 'L9'"),
+    (lambda: jaxreg.deserialize({"class_name": "L2", "config": 3}), TypeError, "`config` of 'L2' must be a dict"),
+    (lambda: jaxreg.deserialize({"class_name": "L2", "config": {"l1": 3}}), TypeError, "unexpected keyword.*'l1'"),
+    (lambda: jaxreg.serialize(lambda x: x), TypeError, "a function with a name to find it by, got function"),
+    (lambda: jaxreg.serialize("l2"), TypeError, "expected a regularizer or a function with a name"),
+    (lambda: jaxreg.L2(jnp.ones(3)).get_config(), TypeError, r"`L2.l2` is stacked.*got float32\[3\].*jax.tree.map"),
+    (lambda: jax.jit(lambda s: jaxreg.L2(s).get_config())(0.1), TypeError, "`L2.l2` is traced"),
+    (lambda: type(0.5 * jaxreg.L1())(0.5, Cube(object())).get_config(), TypeError, "`Cube.factor` has no form in JSON"),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), ERRORS)
+def test_errors(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

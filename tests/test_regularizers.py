@@ -1,0 +1,321 @@
+"""Regularizers as objects: what their constructors check, how they add and scale, and how they are subclassed."""
+
+import dataclasses
+import pickle
+
+import flax.serialization
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxreg
+from jaxreg import penalties
+
+X = jnp.array([[1.0, -2.0], [0.5, 3.0]])
+
+
+def test_keras_arguments_to_the_letter():
+    assert jaxreg.L1() == jaxreg.L1(0.01) == jaxreg.L1(l1=0.01) == jaxreg.L1(None)
+    assert jaxreg.L2() == jaxreg.L2(0.01) == jaxreg.L2(l2=0.01) == jaxreg.L2(None)
+    assert jaxreg.L1L2() == jaxreg.L1L2(0.0, 0.0) == jaxreg.L1L2(l1=None, l2=None)
+    default = jaxreg.OrthogonalRegularizer()
+    assert default == jaxreg.OrthogonalRegularizer(0.01, "rows") == jaxreg.OrthogonalRegularizer(None)
+
+
+def test_the_number_is_kept_as_given():
+    assert jaxreg.L2(0.1).get_config() == {"l2": 0.1}
+    assert type(jaxreg.L2(1).l2) is float
+    assert jaxreg.L2(np.float32(0.1)).l2 == np.float32(0.1)
+    array = jnp.asarray(0.1)
+    assert jaxreg.L2(array).l2 is array
+
+
+def test_a_regularizer_is_frozen():
+    regularizer = jaxreg.L2(0.1)
+    with pytest.raises(dataclasses.FrozenInstanceError, match="l2"):
+        regularizer.l2 = 0.2
+    assert dataclasses.replace(regularizer, l2=0.2) == jaxreg.L2(0.2)
+    assert hash(regularizer) == hash(jaxreg.L2(0.1))
+    assert pickle.loads(pickle.dumps(regularizer)) == regularizer
+
+
+def test_numpy_scales_and_jax_scales():
+    for scale in (2, 2.0, np.float64(2.0), np.float32(2.0), np.array(2.0), jnp.asarray(2.0)):
+        for scaled in (scale * jaxreg.L2(0.5), jaxreg.L2(0.5) * scale):
+            assert isinstance(scaled, jaxreg.Regularizer)
+            assert scaled(X) == jaxreg.L2(1.0)(X)
+
+
+def test_sums_are_flat_and_start_at_zero():
+    a, b, c = jaxreg.L1(0.1), jaxreg.L2(0.2), jaxreg.L2(0.3)
+    assert repr((a + b) + c) == repr(a + (b + c)) == repr(sum([a, b, c]))
+    assert sum([a]) is a
+    assert a + 0 is a
+    assert repr(penalties.l2 + a) == "Sum(terms=(Function(function=l2), L1(l1=0.1)))"
+
+
+def test_negative_strengths_exist_as_pytrees_only():
+    negative = jax.tree.map(jnp.negative, jaxreg.L2(0.5))
+    assert negative(X) == -jaxreg.L2(0.5)(X)
+    assert jax.grad(lambda r: (1.0 - r(X)) ** 2)(jaxreg.L2(0.0)).l2 < 0
+
+
+STRENGTH_ERRORS = [
+    (-1.0, ValueError, "must be finite and >= 0, got -1.0"),
+    (-1, ValueError, "must be finite and >= 0"),
+    (float("nan"), ValueError, "must be finite and >= 0, got nan"),
+    (float("inf"), ValueError, "must be finite and >= 0, got inf"),
+    (np.float32(-2.0), ValueError, "must be finite and >= 0"),
+    (np.array([0.1, -0.1]), ValueError, "must be finite and >= 0"),
+    (np.array(["a"]), TypeError, "must hold numbers"),
+    (np.array([True]), TypeError, "must hold numbers"),
+    (True, TypeError, "must be a number, got bool True"),
+    (np.bool_(True), TypeError, "must be a number"),
+    ("0.1", TypeError, "must be a number, got str '0.1'"),
+    ([0.1], TypeError, "must be a number, got list"),
+    (1j, TypeError, "must be a number, got complex"),
+]
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (jaxreg.L1, "l1"),
+        (jaxreg.L2, "l2"),
+        (lambda s: jaxreg.L1L2(l1=s), "l1"),
+        (lambda s: jaxreg.L1L2(l2=s), "l2"),
+        (jaxreg.OrthogonalRegularizer, "factor"),
+        (lambda s: jaxreg.add_penalty_gradients(jaxreg.L2(), scale=s), "scale"),
+    ],
+)
+@pytest.mark.parametrize(("value", "error", "message"), STRENGTH_ERRORS)
+def test_constructors_check_numbers(make, name, value, error, message):
+    with pytest.raises(error, match=f"`{name}` {message}"):
+        make(value)
+
+
+def test_scales_are_checked():
+    with pytest.raises(ValueError, match="`scale` must be finite and >= 0, got -1"):
+        -1.0 * jaxreg.L2()
+    with pytest.raises(TypeError, match=r"`scale` must be a number, got bool"):
+        jaxreg.L2() * True
+    with pytest.raises(TypeError, match="unsupported operand"):
+        jaxreg.L2() * None
+    for other in (1.0, "l2", None, jaxreg.L1):
+        with pytest.raises(TypeError, match="unsupported operand"):
+            jaxreg.L2() + other
+        with pytest.raises(TypeError, match=r"unsupported operand|can only concatenate"):
+            other + jaxreg.L2()
+
+
+PENALTY_ERRORS = [
+    (lambda: penalties.l1(jnp.arange(3)), TypeError, r"`x` must be a real floating-point array, got int32\[3\]"),
+    (lambda: penalties.l2(jnp.ones(3, complex)), TypeError, r"`x` must be .*, got complex64\[3\]"),
+    (lambda: penalties.l2(jnp.ones(3, bool)), TypeError, r"got bool\[3\]"),
+    (lambda: penalties.l2("kernel"), TypeError, "`x` must be a real floating-point array, got str 'kernel'"),
+    (lambda: penalties.l2(None), TypeError, "`x` must be a real floating-point array, got None"),
+    (lambda: penalties.l2(jax.random.key(0)), TypeError, "`x` must be a real floating-point array, got key"),
+    (lambda: penalties.orthogonal(jnp.ones(3)), ValueError, r"`x` must have rank >= 2 .*float32\[3\].*another rule"),
+    (lambda: penalties.orthogonal(X, mode="row"), ValueError, "`mode` must be 'rows' or 'columns', got 'row'"),
+    (lambda: penalties.orthogonal(X, out_axis=2), ValueError, r"`out_axis` must lie in \[-2, 2\) for rank 2"),
+    (lambda: penalties.orthogonal(X, batch_axis=-3), ValueError, r"`batch_axis` must lie in \[-2, 2\) for rank 2"),
+    (lambda: penalties.orthogonal(X, out_axis=(1, -1)), ValueError, "`out_axis` must name each axis once"),
+    (lambda: penalties.orthogonal(X, out_axis=()), ValueError, "`out_axis` must name at least one axis"),
+    (lambda: penalties.orthogonal(X, batch_axis=1), ValueError, r"must not share an axis.*share \[1\]"),
+    (lambda: penalties.orthogonal(X, out_axis=(0, 1)), ValueError, r"leave no axis of float32\[2,2\] for the rows"),
+    (lambda: penalties.orthogonal(X, out_axis=1.0), TypeError, "`out_axis` must be an int or a tuple of ints"),
+    (lambda: jaxreg.OrthogonalRegularizer(mode="row"), ValueError, "`mode` must be 'rows' or 'columns'"),
+    (lambda: jaxreg.OrthogonalRegularizer(out_axis=True), TypeError, "`out_axis` must be an int or a tuple"),
+    (lambda: jaxreg.OrthogonalRegularizer(batch_axis="0"), TypeError, "`batch_axis` must be an int or a tuple"),
+    (lambda: jaxreg.diagnostics.cosines(X, mode="row"), ValueError, "`mode` must be"),
+    (lambda: jaxreg.Regularizer()(X), NotImplementedError, "Regularizer must define `__call__"),
+    (
+        lambda: jaxreg.L2(jnp.ones(3))(X),
+        ValueError,
+        r"`l2` must be a scalar where the regularizer is called, got shape \(3,\).*vmap",
+    ),
+    (lambda: (jaxreg.L2() + (lambda x: x))(X), TypeError, r"must return a scalar, got float32\[2,2\]"),
+    (
+        lambda: (2.0 * (jaxreg.L1() + (lambda x: jnp.sum(x > 0))))(X),
+        TypeError,
+        r"must return a real .* scalar, got int32",
+    ),
+    (lambda: (jaxreg.L1() + (lambda x: None))(X), TypeError, "must return a real floating-point scalar, got None"),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), PENALTY_ERRORS)
+def test_bad_input_is_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_bad_input_is_an_error_at_trace_time():
+    with pytest.raises(ValueError, match="rank >= 2"):
+        jax.eval_shape(jaxreg.OrthogonalRegularizer(), jax.ShapeDtypeStruct((3,), jnp.float32))
+
+
+# Subclasses.
+
+
+class Annotated(jaxreg.Regularizer):
+    factor: float = 0.1
+    target: float = -1.0
+    order: int = dataclasses.field(default=2, metadata={"static": True})
+    kind: str = "even"
+
+    def __call__(self, x):
+        return self.factor * jnp.sum((x - self.target) ** self.order)
+
+
+class KerasForm(jaxreg.Regularizer):
+    def __init__(self, l2=0.0, name="mine", axes=(0, 1)):
+        self.l2 = l2
+        self.name = name
+        self.axes = axes
+
+    def __call__(self, x):
+        return self.l2 * jnp.sum(jnp.square(x), axis=self.axes)
+
+    def get_config(self):
+        return {"l2": float(self.l2), "name": self.name}
+
+
+class Nested(jaxreg.Regularizer):
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __call__(self, x):
+        return 2.0 * self.inner(x)
+
+
+@pytest.mark.parametrize(
+    "make", [Annotated, KerasForm, lambda s: Nested(jaxreg.L2(s))], ids=["fields", "init", "nested"]
+)
+def test_a_strength_is_never_lost_in_jit(make):
+    count = []
+
+    @jax.jit
+    def penalty(r, x):
+        count.append(1)
+        return r(x)
+
+    values = [float(penalty(make(s), X)) for s in (0.5, 1.0, 2.0)]
+    np.testing.assert_allclose(values, [float(make(s)(X)) for s in (0.5, 1.0, 2.0)], rtol=1e-6)
+    assert values[2] == pytest.approx(4 * values[0])
+    assert len(count) == 1
+    slope = jax.grad(lambda s: make(s)(X))(0.5)
+    assert float(slope) == pytest.approx(values[1])
+
+
+def test_leaves_and_static_attributes():
+    assert jax.tree.leaves(Annotated()) == [0.1, -1.0]
+    assert jax.tree.leaves(KerasForm(0.5)) == [0.5]
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(Nested(jaxreg.L2()))]
+    assert paths == [".inner.l2"]
+    assert jax.tree.structure(KerasForm(1.0, "a")) != jax.tree.structure(KerasForm(1.0, "b"))
+
+
+def test_annotated_subclasses_have_constructor_repr_equality_and_config():
+    made = Annotated(0.5, kind="odd")
+    assert repr(made) == "Annotated(factor=0.5, target=-1.0, order=2, kind='odd')"
+    assert made == Annotated(0.5, kind="odd") != Annotated(0.5)
+    assert made.get_config() == {"factor": 0.5, "target": -1.0, "order": 2, "kind": "odd"}
+    assert Annotated.from_config(made.get_config()) == made
+
+
+def test_a_decorator_by_habit_does_no_harm():
+    @dataclasses.dataclass(frozen=True)
+    class Decorated(jaxreg.Regularizer):
+        factor: float = 0.1
+
+        def __call__(self, x):
+            return self.factor * jnp.sum(x)
+
+    assert jax.tree.leaves(Decorated(0.5)) == [0.5]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Decorated().factor = 1.0
+
+
+def test_subclasses_of_subclasses():
+    class Stronger(jaxreg.L2):
+        def __call__(self, x):
+            return 2.0 * super().__call__(x)
+
+    class Shifted(Annotated):
+        shift: float = 3.0
+
+    class Renamed(KerasForm):
+        pass
+
+    class WithInit(jaxreg.L2):
+        def __init__(self, strength):
+            self.l2 = strength / 2
+
+    assert Stronger(0.5)(X) == 2 * jaxreg.L2(0.5)(X)
+    assert repr(Stronger()) == "Stronger(l2=0.01)"
+    with pytest.raises(ValueError, match="`l2` must be finite"):
+        Stronger(-1.0)
+    assert jax.tree.leaves(Shifted()) == [0.1, -1.0, 3.0]
+    assert jax.jit(lambda r: r(X))(Renamed(0.5)) == KerasForm(0.5)(X)
+    assert jax.jit(lambda r: r(X))(WithInit(1.0)) == jaxreg.L2(0.5)(X)
+
+
+def test_attributes_that_hold_arrays_are_leaves():
+    class Anchored(jaxreg.Regularizer):
+        def __init__(self, anchor, weights):
+            self.anchor, self.weights = anchor, weights
+
+        def __call__(self, x):
+            return self.weights["a"] * jnp.sum(jnp.square(x - self.anchor))
+
+    made = Anchored(jnp.zeros((2, 2)), {"a": 0.5})
+    assert len(jax.tree.leaves(made)) == 2
+    assert jax.jit(lambda r: r(X))(made) == jaxreg.L2(0.5)(X)
+
+
+def test_an_unhashable_static_attribute_is_named():
+    with pytest.raises(TypeError, match=r"`axes` of KerasForm is static, so it must be hashable, got list \[0, 1\]"):
+        jax.tree.leaves(KerasForm(0.5, axes=[0, 1]))
+
+
+def test_keras_form_without_get_config_says_so():
+    with pytest.raises(NotImplementedError, match="Nested has an `__init__` of its own and must define `get_config`"):
+        Nested(jaxreg.L2()).get_config()
+
+
+def test_plain_functions_serve():
+    summed = jaxreg.L1(0.5) + penalties.l2
+    assert jax.tree.leaves(summed) == [0.5]
+    assert summed(X) == jaxreg.L1L2(0.5, 1.0)(X)
+    partial = jax.tree_util.Partial(lambda s, x: s * jnp.sum(x), jnp.asarray(3.0))
+    assert jax.tree.leaves(jaxreg.L1(0.5) + partial) == [0.5, jnp.asarray(3.0)]
+
+
+def test_sums_take_regularizers_only():
+    with pytest.raises(TypeError, match="expected a regularizer or a function from an array to a scalar, got str"):
+        type(jaxreg.L1() + jaxreg.L2())(("l1",))
+
+
+def test_flax_serialization_restores_strengths():
+    regularizer = jaxreg.L1(jnp.asarray(0.5)) + 2.0 * jaxreg.L2(jnp.asarray(0.25))
+    state = flax.serialization.to_state_dict(regularizer)
+    other = jaxreg.L1(jnp.asarray(0.0)) + 1.0 * jaxreg.L2(jnp.asarray(0.0))
+    restored = flax.serialization.from_state_dict(other, state)
+    assert jax.tree.leaves(restored) == jax.tree.leaves(regularizer)
+    data = flax.serialization.to_bytes(regularizer)
+    assert jax.tree.leaves(flax.serialization.from_bytes(other, data)) == jax.tree.leaves(regularizer)
+    with pytest.raises(ValueError, match=r"the saved state of L1 must hold \['l1'\], got \['l2'\]"):
+        flax.serialization.from_state_dict(jaxreg.L1(0.5), {"l2": 0.5})
+
+
+def test_repr_is_short():
+    assert repr(jaxreg.L2(jnp.asarray(0.5))) == "L2(l2=0.5)"
+    assert repr(jaxreg.L2(np.logspace(-3, 0, 4))) == "L2(l2=float64[4])"
+    assert repr(jaxreg.OrthogonalRegularizer(0.5, out_axis=[1, 2])) == (
+        "OrthogonalRegularizer(factor=0.5, mode='rows', out_axis=(1, 2))"
+    )
+    shown = []
+    jax.jit(lambda s: shown.append(repr(jaxreg.L2(s))))(0.5)
+    assert shown == ["L2(l2=traced float32[])"]
