@@ -29,7 +29,7 @@ import jaxreg
         (Cube, Cube()),
         (None, None),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_get(identifier, expected):
     assert jaxreg.get(identifier) == expected
