@@ -71,7 +71,8 @@ class Explanation:
         with console.capture() as captured:
             for table in tables:
                 console.print(table)
-        return "\n".join(line.rstrip() for line in captured.get().splitlines())
+        lines = (line[1:].rstrip() for line in captured.get().splitlines())  # rich begins each with a blank
+        return "\n".join(lines).strip("\n").replace("\n\n\n", "\n\n")
 
     def __repr__(self) -> str:
         return str(self)
