@@ -1,4 +1,11 @@
-"""Weight regularization for JAX: penalties, regularizers that are pytrees, rules by path, optax transforms."""
+"""Weight regularization for JAX.
+
+A penalty is a function from an array to a scalar (`jaxreg.penalties`). A regularizer is a penalty with its strength,
+as a pytree (`L1`, `L2`, `L1L2`, `OrthogonalRegularizer`, your own `Regularizer`; `get`, `serialize` and `deserialize`
+turn names and dicts into them and back). `Rules` choose regularizers for the parameters of a tree by path.
+`add_penalty_gradients` puts rules in an optax chain, and `activity_penalty` applies them to layer outputs.
+`jaxreg.diagnostics` measures weights.
+"""
 
 from jaxreg import diagnostics as diagnostics
 from jaxreg import penalties as penalties
@@ -14,5 +21,22 @@ from jaxreg._regularizers import OrthogonalRegularizer as OrthogonalRegularizer
 from jaxreg._rules import Rules as Rules
 from jaxreg._transforms import PenaltyState as PenaltyState
 from jaxreg._transforms import add_penalty_gradients as add_penalty_gradients
+
+__all__ = [
+    "L1",
+    "L1L2",
+    "L2",
+    "OrthogonalRegularizer",
+    "PenaltyState",
+    "Regularizer",
+    "Rules",
+    "activity_penalty",
+    "add_penalty_gradients",
+    "deserialize",
+    "diagnostics",
+    "get",
+    "penalties",
+    "serialize",
+]
 
 __version__ = "0.1.0"

@@ -16,7 +16,8 @@ def activity_penalty(rules: Callable[[Any], jax.Array], activations: Any, *, bat
     The rules meet a tree of captured layer outputs as they meet parameters. Linen captures them by
     `model.apply(variables, x, capture_intermediates=True, mutable=["intermediates"])`, under paths such as
     `Dense_0/__call__/0`; NNX by `nnx.capture(model, nnx.Intermediate, method_outputs=nnx.Intermediate)(x)`,
-    under the same paths. The output of the whole model is captured too, as `__call__/0`.
+    under the same paths. The output of the whole model is captured too, as `__call__/0`. These are outputs before any
+    activation that follows the layer, where Keras penalizes those after: name them by `Module.sow`, under `NAME/0`.
 
     Args:
       rules: `jaxreg.Rules`, or any function from a tree to a scalar.

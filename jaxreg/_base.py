@@ -124,7 +124,7 @@ def _brief(value: Any) -> str:
     if isinstance(value, jax.Array | np.ndarray | np.generic):
         return f"{float(value):.6g}" if value.ndim == 0 else describe(value)
     if callable(value) and not isinstance(value, Regularizer):
-        return getattr(value, "__name__", repr(value))
+        return getattr(value, "__name__", type(value).__name__)
     return repr(value)
 
 
@@ -132,6 +132,9 @@ class Sum(Regularizer):
     """The sum of several regularizers, what `a + b` makes."""
 
     terms: tuple[Regularizer, ...]
+
+    def __repr__(self) -> str:
+        return " + ".join(map(repr, self.terms))
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "terms", tuple(as_regularizer(term) for term in self.terms))
@@ -146,6 +149,10 @@ class Scaled(Regularizer):
     scale: Any
     regularizer: Regularizer
 
+    def __repr__(self) -> str:
+        inner = f"({self.regularizer!r})" if isinstance(self.regularizer, Sum) else repr(self.regularizer)
+        return f"{_brief(self.scale)} * {inner}"
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale", checked_strength(self.scale, name="scale"))
         object.__setattr__(self, "regularizer", as_regularizer(self.regularizer))
@@ -159,6 +166,9 @@ class Function(Regularizer):
     """A plain function from an array to a scalar, as a regularizer without a strength of its own."""
 
     function: Callable[[jax.Array], jax.Array]
+
+    def __repr__(self) -> str:
+        return _brief(self.function)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.function(x)
@@ -225,7 +235,8 @@ def to_dict(obj: Any) -> dict[str, Any]:
             "registered_name": None if built_in else cls.__name__,
         }
     if not isinstance(obj, types.FunctionType) or obj.__name__ == "<lambda>":
-        raise TypeError(f"expected a regularizer or a function with a name to find it by, got {describe(obj)}")
+        own = "; it has a `get_config` of its own" if hasattr(obj, "get_config") else ""
+        raise TypeError(f"expected a regularizer or a function with a name to find it by, got {_brief(obj)}{own}")
     return {
         "module": obj.__module__,
         "class_name": "function",

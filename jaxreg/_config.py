@@ -5,8 +5,9 @@ from typing import Any
 
 import jax
 
-from jaxreg._base import Regularizer, from_dict, is_penalty, to_dict
+from jaxreg._base import BUILT_IN, Regularizer, from_dict, is_penalty, to_dict
 from jaxreg._numerics import describe
+from jaxreg._pytree import is_number
 from jaxreg._regularizers import L1, L1L2, L2, OrthogonalRegularizer
 
 Penalty = Regularizer | Callable[[jax.Array], jax.Array]
@@ -29,7 +30,8 @@ def get(identifier: Any) -> Penalty | None:
     Args:
       identifier: a name, with its documented defaults, such as "l2" or "l1_l2" (0.01 and 0.01); a dict from
         `serialize` or `keras.regularizers.serialize`; a class, which is called without arguments (`L1L2` has the
-        defaults of its name here); a regularizer or a function from an array to a scalar, returned as it is; or None.
+        defaults of its name here); an object of a class that
+        Keras and jaxreg both have; a regularizer or a function from an array to a scalar, returned as it is; or None.
 
     Raises:
       ValueError: an unknown name; the message lists those that exist.
@@ -46,11 +48,15 @@ def get(identifier: Any) -> Penalty | None:
         return deserialize(identifier)
     if isinstance(identifier, type) and issubclass(identifier, Regularizer):
         return identifier(**_NAMED.get(identifier, ((), {}))[1])
+    cls = type(identifier)
+    if cls.__module__.startswith("keras.") and cls.__name__ in BUILT_IN:
+        return deserialize({"class_name": cls.__name__, "config": identifier.get_config()})
     if is_penalty(identifier):
         return identifier
+    hint = f"; write L2({identifier}) for a strength of L2" if is_number(identifier) else ""
     raise TypeError(
         "`identifier` must be a name, a dict, a regularizer or a class of one, a function or None, "
-        f"got {describe(identifier)}"
+        f"got {describe(identifier)}{hint}"
     )
 
 
@@ -79,7 +85,7 @@ def deserialize(config: str | Mapping[str, Any], custom_objects: Mapping[str, An
       ValueError: an unknown name; the message lists those that exist.
 
     >>> jaxreg.deserialize(jaxreg.serialize(jaxreg.L1(0.1) + jaxreg.L2(0.2)))
-    Sum(terms=(L1(l1=0.1), L2(l2=0.2)))
+    L1(l1=0.1) + L2(l2=0.2)
     """
     if isinstance(config, Mapping):
         if "class_name" not in config:

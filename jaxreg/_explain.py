@@ -11,12 +11,20 @@ from rich.table import Table
 
 
 class Row(NamedTuple):
-    """One parameter: `rule` is the index of its rule or None, `penalty` a number where values exist."""
+    """One parameter.
+
+    Attributes:
+      path: its path in the tree.
+      array: its dtype and shape.
+      size: the number of its values.
+      patterns: the indices of the rules whose patterns match it, the first of which has it.
+      penalty: a number where values exist, else None.
+    """
 
     path: str
     array: str
     size: int
-    rule: int | None
+    patterns: tuple[int, ...]
     penalty: float | None
 
 
@@ -26,37 +34,42 @@ class Explanation:
     def __init__(self, rows: tuple[Row, ...], rules: tuple[tuple[str, str], ...]):
         self.rows = rows
         self._rules = rules  # pattern and regularizer of each, as text
+        self._total = sum(row.penalty or 0.0 for row in rows)
+        # Of shapes alone, and of traced arrays, there is no penalty to show.
+        self._columns = ("penalty", "share") if any(row.penalty is not None for row in rows) else ()
 
-    def _share(self, penalties: list[float | None]) -> tuple[str, str]:
-        """A penalty and its share of the total, or blanks where no values exist."""
-        known = [penalty for penalty in penalties if penalty is not None]
-        if not known:
-            return "", ""
-        part, whole = sum(known), sum(row.penalty or 0.0 for row in self.rows)
-        return f"{part:.6g}", f"{part / whole:.1%}" if whole else "-"
+    def _cost(self, rows: list[Row]) -> tuple[str, ...]:
+        """The penalty of some rows and its share of the whole, or blanks where they have none."""
+        known = [row.penalty for row in rows if row.penalty is not None]
+        if not self._columns or not known:
+            return ("",) * len(self._columns)
+        return f"{sum(known):.6g}", f"{sum(known) / self._total:.1%}" if self._total else "-"
 
     def _parameters(self) -> Table:
-        table = _table("path", "array", "rule", "regularizer", "penalty", "share")
+        table = _table("path", "array", "rule", "regularizer", *self._columns)
         for row in self.rows:
-            rule, regularizer = ("-", "no rule")
-            if row.rule is not None:
-                rule, regularizer = str(row.rule), self._rules[row.rule][1]
-            table.add_row(row.path, row.array, rule, regularizer, *self._share([row.penalty]))
+            rule, regularizer = "-", "no rule"
+            if row.patterns:
+                rule, regularizer = str(row.patterns[0]), self._rules[row.patterns[0]][1]
+            table.add_row(row.path, row.array, rule, regularizer, *self._cost([row]))
         return table
 
     def _totals(self) -> Table:
-        table = _table("rule", "pattern", "regularizer", "leaves", "weights", "penalty", "share")
-        groups = [(str(i), *rule, i) for i, rule in enumerate(self._rules)]
-        for rule, pattern, regularizer, index in [*groups, ("-", "", "no rule", None)]:
-            rows = [row for row in self.rows if row.rule == index]
-            count, weights = str(len(rows)), f"{sum(row.size for row in rows):,}"
-            share = self._share([row.penalty for row in rows])
-            if rows or index is not None:
-                table.add_row(rule, pattern, regularizer, count, weights, *share)
-        weights = f"{sum(row.size for row in self.rows):,}"
-        share = self._share([row.penalty for row in self.rows])
+        table = _table("rule", "pattern", "regularizer", "arrays", "size", "lost", *self._columns)
+
+        def add(rule: str, pattern: str, regularizer: str, rows: list[Row], lost: str) -> None:
+            size = f"{sum(row.size for row in rows):,}"
+            table.add_row(rule, pattern, regularizer, str(len(rows)), size, lost, *self._cost(rows))
+
+        for index, (pattern, regularizer) in enumerate(self._rules):
+            lost = [row.patterns[0] for row in self.rows if index in row.patterns[1:]]
+            text = ", ".join(f"{lost.count(other)} to rule {other}" for other in sorted(set(lost)))
+            met = [row for row in self.rows if row.patterns[:1] == (index,)]
+            add(str(index), pattern or "''", regularizer, met, text)
+        if free := [row for row in self.rows if not row.patterns]:
+            add("-", "", "no rule", free, "")
         table.add_section()
-        table.add_row("all", "", "", str(len(self.rows)), weights, *share)
+        add("all", "", "", list(self.rows), "")
         return table
 
     def __rich_console__(self, console: Console, options: object) -> Iterator[Table]:
@@ -85,6 +98,6 @@ def _table(*columns: str) -> Table:
     """A table whose cells are folded where a terminal is narrow, never cut."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        right = column in ("leaves", "weights", "penalty", "share")
+        right = column in ("arrays", "size", "penalty", "share")
         table.add_column(column, justify="right" if right else "left", overflow="fold")
     return table

@@ -15,8 +15,8 @@ def describe(x: Any) -> str:
         return f"{x.dtype}[{','.join(map(str, x.shape))}]"
     if x is None:
         return "None"
-    text = repr(x)
-    return f"{type(x).__name__} {text if len(text) <= 80 else text[:77] + '...'}"
+    shown = isinstance(x, str | bool | int | float | complex | np.generic | type)
+    return f"{type(x).__name__} {x!r}" if shown else type(x).__name__
 
 
 def accumulation_dtype(*dtypes: Any) -> np.dtype:
@@ -36,7 +36,10 @@ def as_wide(x: ArrayLike) -> jax.Array:
     try:
         x = jnp.asarray(x)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"`x` must be a real floating-point array, got {describe(x)}") from error
+        hint = (
+            "; for a tree of arrays use `jaxreg.Rules`" if x is not None and not jax.tree_util.all_leaves([x]) else ""
+        )
+        raise TypeError(f"`x` must be a real floating-point array, got {describe(x)}{hint}") from error
     if not is_float_array(x):
         raise TypeError(f"`x` must be a real floating-point array, got {describe(x)}")
     return x.astype(accumulation_dtype(x.dtype))

@@ -72,7 +72,7 @@ class L1L2(_Strengths):
     >>> float(jaxreg.L1L2(l1=1.0, l2=0.5)(jnp.array([1.0, -2.0, 0.0])))
     5.5
 
-    By name, as in `jaxreg.get("l1_l2")`, both strengths are 0.01.
+    By name and as a class, as in `jaxreg.get("l1_l2")` and `jaxreg.get(L1L2)`, both strengths are 0.01.
 
     Source: Zou and Hastie, Regularization and variable selection via the elastic net, 2005;
     `keras.regularizers.L1L2`.

@@ -88,7 +88,7 @@ def add_penalty_gradients(
     ) -> tuple[optax.Updates, PenaltyState]:
         del extra_args
         if params is None:
-            raise ValueError("`params` must be given to `update`: a penalty is a function of them, got None")
+            raise ValueError("`params` must be given to `update`: tx.update(grads, state, params), got None")
         treedef: Any
         located, treedef = tree_flatten_with_path(updates, is_leaf=lambda leaf: leaf is None or is_masked(leaf))
         update_leaves = [leaf for _, leaf in located]

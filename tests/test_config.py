@@ -89,6 +89,7 @@ def test_a_users_class_does_not_become_a_built_in_one():
 
 
 ERRORS = [
+    (lambda: jaxreg.serialize(jaxreg.Rules((r"a", "l2"))), TypeError, "got Rules; it has a `get_config` of its own"),
     (lambda: jaxreg.get("l3"), ValueError, "unknown regularizer 'l3'; the names are L1, l1, L2, l2, L1L2, l1_l2"),
     (lambda: jaxreg.get(3), TypeError, "`identifier` must be .* got int 3"),
     (lambda: jaxreg.get(dict), TypeError, "`identifier` must be"),
@@ -97,7 +98,7 @@ ERRORS = [
     (lambda: jaxreg.deserialize({"class_name": "L9", "config": {}}), ValueError, "unknown regularizer 'L9'"),
     (lambda: jaxreg.deserialize({"class_name": "L2", "config": 3}), TypeError, "`config` of 'L2' must be a dict"),
     (lambda: jaxreg.deserialize({"class_name": "L2", "config": {"l1": 3}}), TypeError, "unexpected keyword.*'l1'"),
-    (lambda: jaxreg.serialize(lambda x: x), TypeError, "a function with a name to find it by, got function"),
+    (lambda: jaxreg.serialize(lambda x: x), TypeError, "a function with a name to find it by, got <lambda>"),
     (lambda: jaxreg.serialize("l2"), TypeError, "expected a regularizer or a function with a name"),
     (lambda: jaxreg.L2(jnp.ones(3)).get_config(), TypeError, r"`L2.l2` is stacked.*got float32\[3\].*jax.tree.map"),
     (lambda: jax.jit(lambda s: jaxreg.L2(s).get_config())(0.1), TypeError, "`L2.l2` is traced"),

@@ -26,7 +26,7 @@ FLOORS = (
     ("_gram",),
     ("penalties",),
     ("_base", "_regularizers"),
-    ("_config", "_explain", "_rules"),
+    ("_config", "_matching", "_explain", "_rules"),
     ("_transforms", "_activity"),
     ("diagnostics",),
     ("__init__",),
@@ -67,6 +67,7 @@ def public_names():
 
 
 def test_each_name_has_one_import_path():
+    assert sorted(jaxreg.__all__) == sorted(public_names())
     modules = {name for name in public_names() if inspect.ismodule(getattr(jaxreg, name))}
     assert modules == {"penalties", "diagnostics"}
     for module in modules:

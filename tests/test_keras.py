@@ -152,6 +152,15 @@ def test_configs_are_read_both_ways(name):
     assert type(keras.regularizers.get(jaxreg.serialize(ours))) is type(theirs)
 
 
+@pairs
+def test_objects_of_keras_become_ours_with_their_strengths(name):
+    ours, make = PAIRS[name]
+    found = jaxreg.get(make())
+    assert type(found) is type(ours)
+    np.testing.assert_allclose(jax.tree.leaves(found), jax.tree.leaves(ours), rtol=1e-6)
+    assert jax.tree.leaves(jaxreg.Rules((r"", make()))) == jax.tree.leaves(found)
+
+
 @pytest.mark.parametrize(
     "name", ["l1", "L1", "l2", "L2", "l1l2", "L1L2", "l1_l2", "OrthogonalRegularizer", "orthogonal_regularizer"]
 )

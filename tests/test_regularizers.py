@@ -52,7 +52,7 @@ def test_sums_are_flat_and_start_at_zero():
     assert repr((a + b) + c) == repr(a + (b + c)) == repr(sum([a, b, c]))
     assert sum([a]) is a
     assert a + 0 is a
-    assert repr(penalties.l2 + a) == "Sum(terms=(Function(function=l2), L1(l1=0.1)))"
+    assert repr(penalties.l2 + a) == "l2 + L1(l1=0.1)"
 
 
 def test_negative_strengths_exist_as_pytrees_only():
@@ -114,6 +114,7 @@ PENALTY_ERRORS = [
     (lambda: penalties.l2(jnp.ones(3, complex)), TypeError, r"`x` must be .*, got complex64\[3\]"),
     (lambda: penalties.l2(jnp.ones(3, bool)), TypeError, r"got bool\[3\]"),
     (lambda: penalties.l2("kernel"), TypeError, "`x` must be a real floating-point array, got str 'kernel'"),
+    (lambda: penalties.l2({"a": X}), TypeError, "`x` must be .* got dict; for a tree of arrays use `jaxreg.Rules`"),
     (lambda: penalties.l2(None), TypeError, "`x` must be a real floating-point array, got None"),
     (lambda: penalties.l2(jax.random.key(0)), TypeError, "`x` must be a real floating-point array, got key"),
     (lambda: penalties.orthogonal(jnp.ones(3)), ValueError, r"`x` must have rank >= 2 .*float32\[3\].*another rule"),
@@ -312,6 +313,8 @@ def test_flax_serialization_restores_strengths():
 
 def test_repr_is_short():
     assert repr(jaxreg.L2(jnp.asarray(0.5))) == "L2(l2=0.5)"
+    assert repr(2 * (jaxreg.L1(0.5) + penalties.l2)) == "2.0 * (L1(l1=0.5) + l2)"
+    assert repr(0.5 * jaxreg.L1(0.5) + jaxreg.L2(0.5)) == "0.5 * L1(l1=0.5) + L2(l2=0.5)"
     assert repr(jaxreg.L2(np.logspace(-3, 0, 4))) == "L2(l2=float64[4])"
     assert repr(jaxreg.OrthogonalRegularizer(0.5, out_axis=[1, 2])) == (
         "OrthogonalRegularizer(factor=0.5, mode='rows', out_axis=(1, 2))"

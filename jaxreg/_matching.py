@@ -1,0 +1,116 @@
+"""Which pattern matches which leaf of a tree, and what is said of a pattern that met none."""
+
+import difflib
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxreg._base import Regularizer
+from jaxreg._numerics import describe, is_float_array
+from jaxreg._paths import is_masked, leaves_with_paths
+
+Pattern = str | Callable[[str, Any], bool]
+
+
+class Match(NamedTuple):
+    """A parameter, or a `MaskedNode`, with the indices of the patterns that match it; the first one has it."""
+
+    path: str
+    leaf: Any
+    patterns: tuple[int, ...]
+
+    @property
+    def rule(self) -> int | None:
+        return self.patterns[0] if self.patterns else None
+
+
+def checked_pattern(pattern: Any) -> Pattern:
+    if isinstance(pattern, str):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(
+                f"the pattern {pattern!r} is no regular expression, in which a glob's `*` is `.*`: {error}"
+            ) from error
+        return pattern
+    if callable(pattern) and not isinstance(pattern, type | Regularizer):
+        return pattern
+    raise TypeError(f"the pattern must be a string or a function (path, leaf) -> bool, got {describe(pattern)}")
+
+
+def match(tree: Any, patterns: Sequence[Pattern], labels: Sequence[str], *, strict: bool) -> list[Match]:
+    """Every parameter and `MaskedNode` of `tree`, with what matches it; `labels` name the patterns in errors."""
+    leaves = leaves_with_paths(tree)
+    found = []
+    for path, leaf in leaves:
+        if is_masked(leaf) or is_float_array(leaf):
+            matching: tuple[int, ...] = ()
+            for index, pattern in enumerate(patterns):
+                # Patterns are asked about every leaf, to say what they lost. Predicates see arrays only, and none
+                # that an earlier pattern has: they may rely on what is excluded before them.
+                if isinstance(pattern, str):
+                    matches = re.search(pattern, path) is not None
+                else:
+                    matches = not matching and not is_masked(leaf) and _ask(pattern, path, leaf, labels[index])
+                matching += (index,) if matches else ()
+            found.append(Match(path, leaf, matching))
+    if strict:
+        _check_met(leaves, found, patterns, labels)
+    return found
+
+
+def _ask(predicate: Callable[[str, Any], bool], path: str, leaf: Any, label: str) -> bool:
+    answer = predicate(path, leaf)
+    if not isinstance(answer, bool | np.bool_):
+        raise TypeError(f"the predicate of {label} must return a bool, got {describe(answer)} at `{path}`")
+    return bool(answer)
+
+
+def _check_met(
+    leaves: list[tuple[str, Any]], found: list[Match], patterns: Sequence[Pattern], labels: Sequence[str]
+) -> None:
+    masked = [f"`{path}`" for path, leaf in leaves if is_masked(leaf)]
+    faults = []
+    for index, (pattern, label) in enumerate(zip(patterns, labels, strict=True)):
+        if any(m.rule == index for m in found):
+            continue
+        if lost := [f"`{m.path}` to rule {m.rule}" for m in found if index in m.patterns]:
+            faults.append(f"{label} lost every match to earlier rules: {_listed(lost)}")
+        elif isinstance(pattern, str) or not masked:
+            faults.append(f"{label} met no parameter{_hint(pattern, leaves)}")
+    if faults:
+        behind = (
+            f" The tree holds MaskedNode at {_listed(masked)}; a rule for what lies below cannot be checked here."
+            if masked
+            else ""
+        )
+        raise ValueError(f"{'; '.join(faults)}. Mend the rule, or allow it with Rules(..., strict=False).{behind}")
+
+
+def _hint(pattern: Pattern, leaves: list[tuple[str, Any]]) -> str:
+    """What a rule that met nothing may have meant."""
+    parameters = {path for path, leaf in leaves if is_masked(leaf) or is_float_array(leaf)}
+    if isinstance(pattern, str):
+        others = [(path, leaf) for path, leaf in leaves if path not in parameters and re.search(pattern, path)]
+        if others:
+            found = _listed([f"`{path}` ({describe(leaf)})" for path, leaf in others])
+            return f": it matches only {found}, no real floating-point array"
+    if [path for path, _ in leaves] == [""]:
+        return (
+            ": the tree is a single array, whose path is empty "
+            "(does `optax.inject_hyperparams` take the rules for a schedule? name them in `static_args`)"
+        )
+    if not parameters:
+        return ": the tree has none"
+    nearest = sorted(parameters)
+    if isinstance(pattern, str):
+        words = re.sub(r"\\.|[^\w/]+", "", pattern)
+        nearest = difflib.get_close_matches(words, nearest, n=5, cutoff=0.0)
+    return f"; the nearest paths are {_listed([f'`{path}`' for path in nearest], most=5)}"
+
+
+def _listed(items: list[str], most: int = 3) -> str:
+    rest = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + rest
