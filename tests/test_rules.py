@@ -333,7 +333,7 @@ ERRORS = [
     (lambda: Rules((r"kernel", L2(), 3)), TypeError, r"`pairs\[0\]` must be"),
     (lambda: Rules((r"(", L2())), ValueError, r"`pairs\[0\]`, '\(': the pattern '\(' is no regular expression, .*glob"),
     (lambda: Rules((3, L2())), TypeError, r"`pairs\[0\]`, 3: the pattern must be a string or a function.* got int 3"),
-    (lambda: Rules((jaxreg.L2, r"kernel")), TypeError, r"`pairs\[0\]`, .*: the pattern must be a string"),
+    (lambda: Rules((L2(), r"kernel")), TypeError, r"`pairs\[0\]`, .*: the pattern must be a string"),
     (lambda: Rules([(r"a", L2()), (r"b", L2())]), TypeError, r"`pairs\[0\]` must be .*arguments of their own"),
     (lambda: Rules((r"a", L2()))(jnp.ones(3)), ValueError, "a single array, whose path is empty.*`static_args`"),
     (
@@ -344,7 +344,7 @@ ERRORS = [
     (
         lambda: Rules((r"kernel", 0.1)),
         TypeError,
-        r"`pairs\[0\]`, 'kernel': `identifier` must be .* got float 0.1; write L2\(0.1\)",
+        r"`pairs\[0\]`, 'kernel': `identifier` .* got float 0.1; write L2\(0.1\)",
     ),
     (lambda: Rules((r"kernel", L2()), strict=1), TypeError, "`strict` must be a bool, got int 1"),
 ]
@@ -394,6 +394,7 @@ def test_explain_has_every_parameter_and_its_share():
     for path, penalty in RULES.breakdown(PARAMS).items():
         assert by_path[path].penalty == pytest.approx(float(penalty))
     text = str(table)
+    assert "1 to rule 0, 1 to rule 1" in text  # what the last rule lost
     for words in (
         "Dense_0/bias",
         "no rule",
