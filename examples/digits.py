@@ -113,9 +113,13 @@ def near_zero(params: Any) -> float:
 
 
 def report(initial: Any, trained: dict[str, Any], curves: Curves) -> Table:
-    table = Table(title=f"Accuracy and weights, over {len(curves['L2']['accuracy'][-1])} seeds")
+    seeds = len(curves["L2"]["accuracy"][-1])
+    table = Table(
+        title=f"Means over {seeds} seeds, ± one standard deviation",
+        caption="Accuracies within a standard deviation are equal; the penalties show in the weights.",
+    )
     table.add_column("rules")
-    for column in ("test accuracy", "penalty before", "after", "|w| < 1e-3", f"largest |cos|, {INSPECTED}"):
+    for column in ("test accuracy", "penalty before", "after", "kernels < 1e-3", f"largest |cos|, {INSPECTED}"):
         table.add_column(column, justify="right", overflow="fold")
 
     def of_weights(params: Any) -> tuple[str, str]:
@@ -149,15 +153,15 @@ def draw(initial: Any, trained: dict[str, Any], curves: Curves) -> Figure:
         panels[1].plot(epochs, 100 * (1 - accuracy), color=color)
         if penalty.any():
             panels[2].plot(epochs, penalty, color=color)
-    titles = ("Training loss, without the penalty", "Test error", "Penalty")
-    for panel, title, unit in zip(panels, titles, ("cross-entropy", "%", "in units of the loss"), strict=True):
+    titles = ("Training loss, without the penalty", "Test error", "Penalty, each with its own rules")
+    for panel, title, unit in zip(panels, titles, ("cross-entropy", "%", "penalty"), strict=True):
         panel.set(title=title, xlabel="epoch", ylabel=unit, yscale="log")
         panel.xaxis.get_major_locator().set_params(integer=True)
-        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
         panel.yaxis.set_major_formatter("{x:g}")
         panel.yaxis.set_minor_formatter("")
         panel.grid(alpha=0.3)
-    top.legend(loc="outside upper center", ncols=len(curves), frameon=False, title="Mean over the seeds")
+    top.legend(loc="outside upper center", ncols=len(curves), frameon=False, title="Means over the seeds")
 
     matrices = {}
     for title, params in (
@@ -174,7 +178,7 @@ def draw(initial: Any, trained: dict[str, Any], curves: Curves) -> Figure:
         image = panel.imshow(matrix, vmin=0, vmax=largest, cmap="viridis")
         panel.set(title=title, xlabel="filter", ylabel="filter")
     bottom.colorbar(image, ax=panels, label="|cosine|")
-    bottom.suptitle(f"|cosine| between the filters of {INSPECTED}, first seed")
+    bottom.suptitle(f"|cosine| between the filters of {INSPECTED}, first seed (the diagonal is left out)")
     return figure
 
 
@@ -209,7 +213,7 @@ def main() -> None:
             curves[name] = jax.tree.map(lambda *values: np.stack(values), *history)
 
     first_seed = jax.tree.map(lambda leaf: leaf[0], initial["params"])
-    print(f"\nThe mixed rules, before training:\n\n{dict(VARIANTS)['mixed'].explain(first_seed)}\n")
+    print(f"\nThe mixed rules, before training, first seed:\n\n{dict(VARIANTS)['mixed'].explain(first_seed)}\n")
     Console(width=120).print(report(initial["params"], trained, curves))
     args.output.mkdir(parents=True, exist_ok=True)
     path = args.output / "digits.png"

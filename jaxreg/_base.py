@@ -1,7 +1,6 @@
 """What every regularizer is: frozen data, a pytree, something that adds and scales and has a config."""
 
 import dataclasses
-import inspect
 import types
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self, dataclass_transform
@@ -9,6 +8,7 @@ from typing import Any, ClassVar, Self, dataclass_transform
 import jax
 import numpy as np
 
+from jaxreg import penalties
 from jaxreg._numerics import checked_scalar, checked_strength, describe, scaled, total
 from jaxreg._pytree import attributes, is_number, register
 
@@ -49,9 +49,13 @@ class Regularizer:
         super().__init_subclass__(**kwargs)
         if "__init__" in cls.__dict__:
             cls._is_frozen = False
-        elif cls.__init__ is object.__init__ or cls._is_frozen or inspect.get_annotations(cls):
+            # A dataclass above would compare its own fields alone.
+            for name in ("__eq__", "__hash__"):
+                if name not in cls.__dict__:
+                    setattr(cls, name, getattr(object, name))
+        elif cls.__init__ is object.__init__ or cls._is_frozen:
             dataclasses.dataclass(frozen=True, repr=False)(cls)
-            # `__setattr__` below does the same, and lets a decorator written by habit do no harm.
+            # Those below do the same, and let a decorator written by habit do no harm.
             del cls.__setattr__, cls.__delattr__
             cls._is_frozen = True
         register(cls)
@@ -60,6 +64,11 @@ class Regularizer:
         if self._is_frozen:
             raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
         object.__setattr__(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if self._is_frozen:
+            raise dataclasses.FrozenInstanceError(f"cannot delete field {name!r}")
+        object.__delattr__(self, name)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """The penalty of one array, a scalar."""
@@ -105,16 +114,14 @@ class Regularizer:
 
 def _shown(regularizer: Regularizer) -> dict[str, Any]:
     """The attributes that a config and a repr show: all but keyword-only fields at their default."""
-    hidden = {
-        field.name: field.default
-        for field in getattr(regularizer, "__dataclass_fields__", {}).values()
-        if field.kw_only
-    }
-    return {
-        name: value
-        for name, value in attributes(regularizer).items()
-        if not (name in hidden and type(value) is type(hidden[name]) and value == hidden[name])
-    }
+    fields = {field.name: field for field in dataclasses.fields(regularizer)} if regularizer._is_frozen else {}  # type: ignore[arg-type]
+
+    def is_default(name: str, value: Any) -> bool:
+        default = fields[name].default
+        return fields[name].kw_only and type(value) is type(default) and value == default
+
+    shown = {name: value for name, value in attributes(regularizer).items() if not fields or name in fields}
+    return {name: value for name, value in shown.items() if not (name in fields and is_default(name, value))}
 
 
 def _brief(value: Any) -> str:
@@ -140,7 +147,7 @@ class Sum(Regularizer):
         object.__setattr__(self, "terms", tuple(as_regularizer(term) for term in self.terms))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return total([checked_scalar(term(x), of=repr(term)) for term in self.terms])
+        return total([checked_scalar(term(x), of=term) for term in self.terms])
 
 
 class Scaled(Regularizer):
@@ -158,7 +165,7 @@ class Scaled(Regularizer):
         object.__setattr__(self, "regularizer", as_regularizer(self.regularizer))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        value = checked_scalar(self.regularizer(x), of=repr(self.regularizer))
+        value = checked_scalar(self.regularizer(x), of=self.regularizer)
         return scaled(self.scale, value, name="scale")
 
 
@@ -260,6 +267,8 @@ def from_dict(value: Any, custom_objects: Mapping[str, Any] | None = None) -> An
     known_module = module is None or module == "jaxreg" or str(module).startswith("keras.")
     if found is None and not is_function and known_module and registered_name is None:
         found = BUILT_IN.get(class_name)
+    if found is None and is_function and module == penalties.__name__ and config in penalties.__all__:
+        found = getattr(penalties, config)
     if found is None:
         wanted = config if is_function else class_name
         raise ValueError(

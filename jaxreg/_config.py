@@ -12,7 +12,7 @@ from jaxreg._regularizers import L1, L1L2, L2, OrthogonalRegularizer
 
 Penalty = Regularizer | Callable[[jax.Array], jax.Array]
 
-# Keras's names, each with its documented defaults: `L1L2()` itself has strengths of 0.
+# Keras's names, and "orthogonal", each with its documented defaults: `L1L2()` itself has strengths of 0.
 _NAMED: dict[type[Regularizer], tuple[tuple[str, ...], dict[str, float]]] = {
     L1: (("L1", "l1"), {}),
     L2: (("L2", "l2"), {}),
@@ -47,7 +47,8 @@ def get(identifier: Any) -> Penalty | None:
     if isinstance(identifier, str | Mapping):
         return deserialize(identifier)
     if isinstance(identifier, type) and issubclass(identifier, Regularizer):
-        return identifier(**_NAMED.get(identifier, ((), {}))[1])
+        named = next((base for base in identifier.__mro__ if base in _NAMED), None)
+        return identifier(**(_NAMED[named][1] if named else {}))
     cls = type(identifier)
     if cls.__module__.startswith("keras.") and cls.__name__ in BUILT_IN:
         return deserialize({"class_name": cls.__name__, "config": identifier.get_config()})
@@ -90,7 +91,9 @@ def deserialize(config: str | Mapping[str, Any], custom_objects: Mapping[str, An
     if isinstance(config, Mapping):
         if "class_name" not in config:
             raise ValueError(f"`config` must have a key 'class_name', got keys {sorted(config)}")
-        return from_dict(config, custom_objects)
+        # Keras has its classes under snake case too.
+        cls = next((cls for cls, (names, _) in _NAMED.items() if config["class_name"] in names), None)
+        return from_dict({**config, "class_name": cls.__name__} if cls else config, custom_objects)
     if not isinstance(config, str):
         raise TypeError(f"`config` must be a dict or a name, got {describe(config)}")
     custom = custom_objects or {}

@@ -2,12 +2,14 @@
 
 import html
 import io
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 class Row(NamedTuple):
@@ -43,7 +45,8 @@ class Explanation:
         known = [row.penalty for row in rows if row.penalty is not None]
         if not self._columns or not known:
             return ("",) * len(self._columns)
-        return f"{sum(known):.6g}", f"{sum(known) / self._total:.1%}" if self._total else "-"
+        has_share = self._total and math.isfinite(self._total)
+        return f"{sum(known):.6g}", f"{sum(known) / self._total:.1%}" if has_share else "-"
 
     def _parameters(self) -> Table:
         table = _table("path", "array", "rule", "regularizer", *self._columns)
@@ -51,7 +54,7 @@ class Explanation:
             rule, regularizer = "-", "no rule"
             if row.patterns:
                 rule, regularizer = str(row.patterns[0]), self._rules[row.patterns[0]][1]
-            table.add_row(row.path, row.array, rule, regularizer, *self._cost([row]))
+            _add(table, row.path, row.array, rule, regularizer, *self._cost([row]))
         return table
 
     def _totals(self) -> Table:
@@ -59,7 +62,7 @@ class Explanation:
 
         def add(rule: str, pattern: str, regularizer: str, rows: list[Row], lost: str) -> None:
             size = f"{sum(row.size for row in rows):,}"
-            table.add_row(rule, pattern, regularizer, str(len(rows)), size, lost, *self._cost(rows))
+            _add(table, rule, pattern, regularizer, str(len(rows)), size, lost, *self._cost(rows))
 
         for index, (pattern, regularizer) in enumerate(self._rules):
             lost = [row.patterns[0] for row in self.rows if index in row.patterns[1:]]
@@ -101,3 +104,8 @@ def _table(*columns: str) -> Table:
         right = column in ("arrays", "size", "penalty", "share")
         table.add_column(column, justify="right" if right else "left", overflow="fold")
     return table
+
+
+def _add(table: Table, *cells: str) -> None:
+    """A row of plain text: brackets in a pattern are no markup."""
+    table.add_row(*map(Text, cells))

@@ -8,14 +8,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxreg._base import Regularizer
-from jaxreg._numerics import describe, is_float_array
+from jaxreg._numerics import describe, is_inexact_array
 from jaxreg._paths import is_masked, leaves_with_paths
 
 Pattern = str | Callable[[str, Any], bool]
 
 
 class Match(NamedTuple):
-    """A parameter, or a `MaskedNode`, with the indices of the patterns that match it; the first one has it."""
+    """A leaf with the indices of the patterns that match it, the first of which has it.
+
+    The leaf is a parameter (an array of a floating-point dtype), a `MaskedNode`, or a Python float, which nothing
+    matches: it is here to be shown.
+    """
 
     path: str
     leaf: Any
@@ -40,12 +44,14 @@ def checked_pattern(pattern: Any) -> Pattern:
     raise TypeError(f"the pattern must be a string or a function (path, leaf) -> bool, got {describe(pattern)}")
 
 
-def match(tree: Any, patterns: Sequence[Pattern], labels: Sequence[str], *, strict: bool) -> list[Match]:
-    """Every parameter and `MaskedNode` of `tree`, with what matches it; `labels` name the patterns in errors."""
+def match(tree: Any, patterns: Sequence[Pattern], label: Callable[[int], str], *, strict: bool) -> list[Match]:
+    """Every parameter and `MaskedNode` of `tree`, with what matches it; `label` names a pattern in errors."""
     leaves = leaves_with_paths(tree)
     found = []
     for path, leaf in leaves:
-        if is_masked(leaf) or is_float_array(leaf):
+        if type(leaf) is float:
+            found.append(Match(path, leaf, ()))
+        elif _can_match(leaf):
             matching: tuple[int, ...] = ()
             for index, pattern in enumerate(patterns):
                 # Patterns are asked about every leaf, to say what they lost. Predicates see arrays only, and none
@@ -53,50 +59,66 @@ def match(tree: Any, patterns: Sequence[Pattern], labels: Sequence[str], *, stri
                 if isinstance(pattern, str):
                     matches = re.search(pattern, path) is not None
                 else:
-                    matches = not matching and not is_masked(leaf) and _ask(pattern, path, leaf, labels[index])
+                    matches = not matching and not is_masked(leaf) and _ask(pattern, path, leaf, label, index)
                 matching += (index,) if matches else ()
             found.append(Match(path, leaf, matching))
     if strict:
-        _check_met(leaves, found, patterns, labels)
+        _check_met(leaves, found, patterns, label)
     return found
 
 
-def _ask(predicate: Callable[[str, Any], bool], path: str, leaf: Any, label: str) -> bool:
+def _can_match(leaf: Any) -> bool:
+    return is_masked(leaf) or is_inexact_array(leaf)
+
+
+def _ask(predicate: Callable[[str, Any], bool], path: str, leaf: Any, label: Callable[[int], str], index: int) -> bool:
     answer = predicate(path, leaf)
     if not isinstance(answer, bool | np.bool_):
-        raise TypeError(f"the predicate of {label} must return a bool, got {describe(answer)} at `{path}`")
+        raise TypeError(f"the predicate of {label(index)} must return a bool, got {describe(answer)} at `{path}`")
     return bool(answer)
 
 
 def _check_met(
-    leaves: list[tuple[str, Any]], found: list[Match], patterns: Sequence[Pattern], labels: Sequence[str]
+    leaves: list[tuple[str, Any]], found: list[Match], patterns: Sequence[Pattern], label: Callable[[int], str]
 ) -> None:
-    masked = [f"`{path}`" for path, leaf in leaves if is_masked(leaf)]
+    paths = [path for path, leaf in leaves if _can_match(leaf)]
+    masked = [path for path, leaf in leaves if is_masked(leaf)]
     faults = []
-    for index, (pattern, label) in enumerate(zip(patterns, labels, strict=True)):
-        if any(m.rule == index for m in found):
+    for index, pattern in enumerate(patterns):
+        if any(m.rule == index for m in found) or _may_lie_below(pattern, masked, paths):
             continue
         if lost := [f"`{m.path}` to rule {m.rule}" for m in found if index in m.patterns]:
-            faults.append(f"{label} lost every match to earlier rules: {_listed(lost)}")
-        elif isinstance(pattern, str) or not masked:
-            faults.append(f"{label} met no parameter{_hint(pattern, leaves)}")
+            faults.append(f"{label(index)} lost every match to earlier rules: {_listed(lost)}")
+        elif isinstance(pattern, str):
+            faults.append(f"{label(index)} met no parameter{_hint(pattern, leaves)}")
+        else:
+            faults.append(f"{label(index)} met no parameter that earlier rules had left{_hint(pattern, leaves)}")
     if faults:
-        behind = (
-            f" The tree holds MaskedNode at {_listed(masked)}; a rule for what lies below cannot be checked here."
-            if masked
-            else ""
-        )
-        raise ValueError(f"{'; '.join(faults)}. Mend the rule, or allow it with Rules(..., strict=False).{behind}")
+        raise ValueError(f"{'; '.join(faults)}. Mend the rule, or allow it with Rules(..., strict=False).")
+
+
+def _may_lie_below(pattern: Pattern, masked: list[str], paths: list[str]) -> bool:
+    """Whether what a pattern is for may be below a `MaskedNode`, which can stand for a whole subtree.
+
+    A subtree is taken to hold what other paths end in. Predicates cannot be asked.
+    """
+    if not isinstance(pattern, str):
+        return bool(masked)
+    ends = {""}
+    for path in paths:
+        keys = path.split("/")
+        ends |= {"/".join(keys[start:]) for start in range(len(keys))}
+    return any(re.search(pattern, f"{path}/{end}") for path in masked for end in ends)
 
 
 def _hint(pattern: Pattern, leaves: list[tuple[str, Any]]) -> str:
     """What a rule that met nothing may have meant."""
-    parameters = {path for path, leaf in leaves if is_masked(leaf) or is_float_array(leaf)}
+    parameters = {path for path, leaf in leaves if _can_match(leaf)}
     if isinstance(pattern, str):
         others = [(path, leaf) for path, leaf in leaves if path not in parameters and re.search(pattern, path)]
         if others:
             found = _listed([f"`{path}` ({describe(leaf)})" for path, leaf in others])
-            return f": it matches only {found}, no real floating-point array"
+            return f": it matches only {found}, no floating-point array"
     if [path for path, _ in leaves] == [""]:
         return (
             ": the tree is a single array, whose path is empty "

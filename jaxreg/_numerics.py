@@ -25,10 +25,15 @@ def accumulation_dtype(*dtypes: Any) -> np.dtype:
     return np.dtype(np.float64 if wide else np.float32)
 
 
+def is_inexact_array(x: Any) -> bool:
+    """Whether `x` has a shape and a floating-point dtype, real or complex."""
+    dtype = getattr(x, "dtype", None)
+    return dtype is not None and hasattr(x, "shape") and jnp.issubdtype(dtype, jnp.inexact)
+
+
 def is_float_array(x: Any) -> bool:
     """Whether `x` has a shape and a real floating-point dtype, a `jax.ShapeDtypeStruct` included."""
-    dtype = getattr(x, "dtype", None)
-    return dtype is not None and hasattr(x, "shape") and jnp.issubdtype(dtype, jnp.floating)
+    return is_inexact_array(x) and jnp.issubdtype(x.dtype, jnp.floating)
 
 
 def as_wide(x: ArrayLike) -> jax.Array:
@@ -54,7 +59,7 @@ def scaled(strength: Any, value: jax.Array, *, name: str) -> jax.Array:
     """`strength * value` in the dtype of `value`, exactly 0 where `strength` is 0.
 
     A value that overflowed counts for nothing under a strength of 0. The derivative with respect
-    to a strength of 0 is still `value`, so that a strength can be learned from there.
+    to a strength of 0 is `value` where that is finite, so that a strength can be learned from there.
     """
     strength = jnp.asarray(strength)
     if strength.ndim:
@@ -67,7 +72,7 @@ def scaled(strength: Any, value: jax.Array, *, name: str) -> jax.Array:
     return strength * jnp.where(ignored, jnp.zeros_like(value), value)
 
 
-def checked_scalar(value: Any, *, of: str) -> jax.Array:
+def checked_scalar(value: Any, *, of: object) -> jax.Array:
     """What a penalty has returned, as a scalar of its accumulation dtype."""
     if not is_float_array(value) and not isinstance(value, float):
         raise TypeError(f"{of} must return a real floating-point scalar, got {describe(value)}")
@@ -120,4 +125,4 @@ def unit_rows(x: jax.Array, epsilon: float = 1e-7) -> jax.Array:
     rows = x / factor
     squares = jnp.sum(jnp.square(rows), axis=-1, keepdims=True)
     norms = jnp.sqrt(jnp.where(normal, squares, jnp.ones_like(squares)))
-    return jnp.where(norms * factor > epsilon, rows / norms, x / epsilon)
+    return jnp.where(normal & (norms * factor > epsilon), rows / norms, x / epsilon)

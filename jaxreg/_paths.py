@@ -21,14 +21,9 @@ def leaves_with_paths(tree: Any) -> list[tuple[str, Any]]:
     """The leaves of `tree` with their paths, joined by `/`; a bare array has the path "".
 
     A box around an array (`nn.Partitioned`, `nnx.Param`) gives the array under the path of the box. Of an `nnx.Module`
-    the parameters are taken, a shared one once. `MaskedNode` is a leaf; None is not.
+    the parameters (`nnx.Param`) are taken, a shared one once. `MaskedNode` is a leaf; None is not.
     """
 
-    def is_module(part: Any) -> bool:
-        return isinstance(part, nnx.Module)
-
-    if any(map(is_module, jax.tree.leaves(tree, is_leaf=is_module))):
-        tree = nnx.state(tree, nnx.Param)
     found = [(keystr(path, simple=True, separator="/"), leaf) for path, leaf in _walk((), tree)]
     seen = set()
     for path, _ in found:
@@ -40,15 +35,22 @@ def leaves_with_paths(tree: Any) -> list[tuple[str, Any]]:
 
 def _walk(prefix: tuple[Any, ...], tree: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
     def stops(part: Any) -> bool:
-        return isinstance(part, _BOXES) or is_masked(part)
+        return isinstance(part, (*_BOXES, nnx.Module)) or is_masked(part)
 
-    for path, leaf in tree_flatten_with_path(tree, is_leaf=stops)[0]:
-        if not isinstance(leaf, _BOXES):
-            yield prefix + path, leaf
-            continue
-        # The first key inside a box is its attribute `value`, which is no part of the path.
-        for content in _contents(leaf):
-            yield from _walk(prefix + path, content)
+    parts = tree_flatten_with_path(tree, is_leaf=stops)[0]
+    modules = [part for _, part in parts if isinstance(part, nnx.Module)]
+    # All modules at once, because a variable that several of them share is in the state of the first alone.
+    states = nnx.state(modules, nnx.Param) if modules else {}
+    parameters = (states.get(index, {}) for index in range(len(modules)))
+    for path, part in parts:
+        if isinstance(part, nnx.Module):
+            yield from _walk(prefix + path, next(parameters))
+        elif isinstance(part, _BOXES):
+            # The first key inside a box is its attribute `value`, which is no part of the path.
+            for content in _contents(part):
+                yield from _walk(prefix + path, content)
+        else:
+            yield prefix + path, part
 
 
 def _contents(box: Any) -> list[Any]:

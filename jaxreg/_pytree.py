@@ -32,10 +32,18 @@ def _is_child(value: Any) -> bool:
 
 
 def attributes(obj: Any) -> dict[str, Any]:
-    """The public state of an object: the fields of a dataclass, else all that its `__init__` has set."""
-    if getattr(type(obj), "_is_frozen", False):
-        return {field.name: getattr(obj, field.name) for field in dataclasses.fields(obj)}
-    return {name: value for name, value in vars(obj).items() if name != _REMEMBERED}
+    """The state of an object: the fields of a dataclass, and all else that has been set on it."""
+    fields = dataclasses.fields(obj) if getattr(type(obj), "_is_frozen", False) else ()
+    named = {field.name: getattr(obj, field.name) for field in fields}
+    return named | {name: value for name, value in vars(obj).items() if name != _REMEMBERED}
+
+
+def _static_names(cls: type) -> set[str]:
+    """The fields marked static, in a dataclass and in a class with an `__init__` of its own."""
+    marked = dict(getattr(cls, "__dataclass_fields__", {}))
+    for base in reversed(cls.__mro__):
+        marked |= {name: value for name, value in vars(base).items() if isinstance(value, dataclasses.Field)}
+    return {name for name, field in marked.items() if field.metadata.get("static")}
 
 
 def _split(obj: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -43,10 +51,8 @@ def _split(obj: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
     values = attributes(obj)
     names = vars(obj).get(_REMEMBERED)
     if names is None:
-        static = {
-            field.name for field in getattr(obj, "__dataclass_fields__", {}).values() if field.metadata.get("static")
-        }
-        names = tuple(n for n, value in values.items() if n not in static and _is_child(value))
+        static = _static_names(type(obj))
+        names = tuple(name for name, value in values.items() if name not in static and _is_child(value))
     return names, tuple(name for name in values if name not in names)
 
 

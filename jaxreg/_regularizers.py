@@ -12,7 +12,7 @@ from jaxreg._numerics import checked_strength, scaled
 
 
 class _Strengths(Regularizer):
-    """Fields with a metadata entry `unset` are strengths; that entry is what None stands for."""
+    """Fields with a metadata entry `unset` are strengths; that entry is what None stands for, if anything."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -91,7 +91,7 @@ class OrthogonalRegularizer(_Strengths):
     For a Dense kernel `(in, out)` and for a convolution, the units are the columns.
 
     Args:
-      factor: the strength, a number >= 0 or an array; None means 0.01.
+      factor: the strength, a number >= 0 or an array.
       mode: "rows" or "columns", which of the two are compared.
       out_axis: the axis or axes that are the columns.
       batch_axis: the axis or axes that count independent matrices, whose penalties add up.
@@ -106,7 +106,7 @@ class OrthogonalRegularizer(_Strengths):
     Source: `keras.regularizers.OrthogonalRegularizer`, 2020.
     """
 
-    factor: Any = _strength(0.01)
+    factor: Any = dataclasses.field(default=0.01, metadata={"unset": None})  # Keras takes no None here
     mode: Mode = dataclasses.field(default="rows", metadata={"static": True})
     out_axis: Axes = dataclasses.field(default=-1, kw_only=True, metadata={"static": True})
     batch_axis: Axes = dataclasses.field(default=(), kw_only=True, metadata={"static": True})

@@ -10,7 +10,7 @@ from jaxreg._base import Regularizer, as_regularizer, from_dict, to_dict
 from jaxreg._config import Penalty, get
 from jaxreg._explain import Explanation, Row
 from jaxreg._matching import Match, Pattern, checked_pattern, match
-from jaxreg._numerics import checked_scalar, describe, total
+from jaxreg._numerics import checked_scalar, describe, is_inexact_array, total
 from jaxreg._paths import is_masked
 from jaxreg._pytree import register
 
@@ -25,8 +25,8 @@ class Rules:
         to a scalar, a name, a dict; or None, which leaves the parameter alone.
       strict: whether a rule that met no parameter, or lost every match to earlier rules, is an error.
 
-    The parameters are the leaves that are real floating-point arrays; other leaves have no penalty. A parameter that no
-    rule matches has none either. Exceptions come first, since a rule may lose some of its matches to earlier ones:
+    The parameters are the leaves that are floating-point arrays; other leaves have no penalty. A parameter that no rule
+    matches has none either. Exceptions come first, since a rule may lose some of its matches to earlier ones:
     `(r"head/", None), (r"kernel$", L2())`.
 
     A tree may be a nest of dicts, a Flax `FrozenDict`, an `nnx.Module` (its `nnx.Param`s) or `nnx.State` (all that it
@@ -124,8 +124,7 @@ class Rules:
         return f"rule {index} ({_name(self.patterns[index])!r}, {_kind(self.regularizers[index])})"
 
     def _match(self, tree: Any) -> list[Match]:
-        labels = [self._label(index) for index in range(len(self.patterns))]
-        return match(tree, self.patterns, labels, strict=self.strict)
+        return match(tree, self.patterns, self._label, strict=self.strict)
 
     def _regularizer(self, m: Match) -> Regularizer | None:
         """What penalizes a match; nothing where no rule or None does, or where the leaf has been masked."""
@@ -136,13 +135,15 @@ class Rules:
         assert m.rule is not None
         assert regularizer is not None
         try:
-            return checked_scalar(regularizer(m.leaf), of=_kind(regularizer))
+            return checked_scalar(regularizer(m.leaf), of=regularizer)
         except Exception as error:
             _raise_located(error, f"at `{m.path}`, under {self._label(m.rule)}")
 
     def _row(self, m: Match) -> Row:
         if is_masked(m.leaf):
             return Row(m.path, "masked", 0, m.patterns, None)
+        if not is_inexact_array(m.leaf):
+            return Row(m.path, f"{describe(m.leaf)}, no array", 1, (), None)
         penalty = None
         if self._regularizer(m) is not None:
             if isinstance(m.leaf, jax.ShapeDtypeStruct):

@@ -76,6 +76,7 @@ def add_penalty_gradients(
         raise TypeError(f"`rules` must be a function from a tree to a scalar, got {describe(rules)}")
     if not callable(scale):
         scale = checked_strength(scale, name="scale")
+        _check_scalar(scale)
     if not isinstance(track, bool):
         raise TypeError(f"`track` must be a bool, got {describe(track)}")
 
@@ -122,6 +123,11 @@ def add_penalty_gradients(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+def _check_scalar(scale: Any) -> None:
+    if jnp.ndim(scale):
+        raise ValueError(f"`scale` must be a scalar, got {describe(scale)}")
+
+
 def _value_and_gradients(
     function: Callable[..., jax.Array], values: list[jax.Array], scale: Any
 ) -> tuple[jax.Array, list[jax.Array | None]]:
@@ -141,7 +147,6 @@ def _value_and_gradients(
 
     value, pull_back = jax.vjp(of_used, *(v for u, v in zip(used, values, strict=True) if u))
     scale = jnp.asarray(scale)
-    if scale.ndim:
-        raise ValueError(f"`scale` must be a scalar, got {describe(scale)}")
+    _check_scalar(scale)
     gradients = iter(pull_back(scale.astype(value.dtype)))
     return value, [next(gradients) if u else None for u in used]

@@ -24,6 +24,7 @@ import jaxreg
         ("orthogonal_regularizer", jaxreg.OrthogonalRegularizer()),
         ({"class_name": "L2", "config": {"l2": 0.5}}, jaxreg.L2(0.5)),
         ({"class_name": "L2", "config": None}, jaxreg.L2()),
+        ({"class_name": "l2", "config": {"l2": 0.5}}, jaxreg.L2(0.5)),
         (jaxreg.L1(0.5), jaxreg.L1(0.5)),
         (half_sum_of_squares, half_sum_of_squares),
         (Cube, Cube()),
@@ -75,6 +76,28 @@ def test_custom_objects():
         jaxreg.deserialize(config, {"Cube": Cube})
     assert jaxreg.deserialize("Cube", {"Cube": Cube}) == Cube()
     assert type(made).from_config(made.get_config(), objects) == made
+
+
+def test_the_functions_of_penalties_need_no_custom_objects():
+    made = jaxreg.L1(0.1) + jaxreg.penalties.l2
+    assert jaxreg.deserialize(json.loads(json.dumps(jaxreg.serialize(made)))) == made
+
+
+def test_a_subclass_of_l1l2_is_never_a_silent_zero():
+    class Mine(jaxreg.L1L2):
+        pass
+
+    assert jaxreg.get(Mine) == Mine(0.01, 0.01)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [{"module": "pkg"}, {"registered_name": "pkg>L2"}, {"module": "pkg", "registered_name": "pkg>L2"}],
+    ids=str,
+)
+def test_what_is_not_of_keras_or_jaxreg_is_not_built_in(origin):
+    with pytest.raises(ValueError, match="unknown regularizer 'L2'"):
+        jaxreg.deserialize({"class_name": "L2", "config": {"l2": 0.5}, **origin})
 
 
 def test_a_users_class_does_not_become_a_built_in_one():

@@ -167,6 +167,7 @@ def test_objects_of_keras_become_ours_with_their_strengths(name):
 def test_every_name_of_keras_has_its_documented_defaults(name):
     found = jaxreg.get(name)
     if type(found) is jaxreg.L1L2:  # Keras gives zeros, or does not know the name, against its documentation
+        assert "the default values used are `l1=0.01` and `l2=0.01`" in keras.regularizers.L1L2.__doc__
         assert found.get_config() == {"l1": 0.01, "l2": 0.01}
         return
     documented = keras.regularizers.get(name)

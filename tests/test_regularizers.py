@@ -20,7 +20,9 @@ def test_keras_arguments_to_the_letter():
     assert jaxreg.L2() == jaxreg.L2(0.01) == jaxreg.L2(l2=0.01) == jaxreg.L2(None)
     assert jaxreg.L1L2() == jaxreg.L1L2(0.0, 0.0) == jaxreg.L1L2(l1=None, l2=None)
     default = jaxreg.OrthogonalRegularizer()
-    assert default == jaxreg.OrthogonalRegularizer(0.01, "rows") == jaxreg.OrthogonalRegularizer(None)
+    assert default == jaxreg.OrthogonalRegularizer(0.01, "rows") == jaxreg.OrthogonalRegularizer(mode="rows")
+    with pytest.raises(TypeError, match="`factor` must be a number, got None"):
+        jaxreg.OrthogonalRegularizer(None)
 
 
 def test_the_number_is_kept_as_given():
@@ -35,6 +37,8 @@ def test_a_regularizer_is_frozen():
     regularizer = jaxreg.L2(0.1)
     with pytest.raises(dataclasses.FrozenInstanceError, match="l2"):
         regularizer.l2 = 0.2
+    with pytest.raises(dataclasses.FrozenInstanceError, match="l2"):
+        del regularizer.l2
     assert dataclasses.replace(regularizer, l2=0.2) == jaxreg.L2(0.2)
     assert hash(regularizer) == hash(jaxreg.L2(0.1))
     assert pickle.loads(pickle.dumps(regularizer)) == regularizer
@@ -261,6 +265,71 @@ def test_subclasses_of_subclasses():
     assert jax.tree.leaves(Shifted()) == [0.1, -1.0, 3.0]
     assert jax.jit(lambda r: r(X))(Renamed(0.5)) == KerasForm(0.5)(X)
     assert jax.jit(lambda r: r(X))(WithInit(1.0)) == jaxreg.L2(0.5)(X)
+
+
+def test_own_init_below_a_dataclass_compares_by_identity():
+    class Weighted(jaxreg.L2):
+        def __init__(self, l2, weight):
+            self.l2, self.weight = l2, weight
+
+        def __call__(self, x):
+            return self.weight * super().__call__(x)
+
+    assert Weighted(1.0, 2.0) != Weighted(1.0, 3.0)
+    penalty = jax.jit(lambda r: r(X), static_argnums=0)
+    assert penalty(Weighted(1.0, 4.0)) == 2 * penalty(Weighted(1.0, 2.0))
+
+
+def test_what_post_init_sets_beside_the_fields_survives():
+    class Derived(jaxreg.Regularizer):
+        factor: float = 0.5
+        scale = 1.0
+
+        def __post_init__(self):
+            object.__setattr__(self, "scale", 10.0)
+
+        def __call__(self, x):
+            return self.factor * self.scale * jnp.sum(x)
+
+    assert jax.jit(lambda r: r(X))(Derived()) == Derived()(X)
+    assert repr(Derived()) == "Derived(factor=0.5)"
+    assert Derived().get_config() == {"factor": 0.5}
+
+
+def test_an_axis_is_static_where_it_is_marked_in_both_forms():
+    class Marked(jaxreg.Regularizer):
+        axis: int = dataclasses.field(default=0, metadata={"static": True})
+
+        def __init__(self, factor, axis):
+            self.factor, self.axis = factor, axis
+
+        def __call__(self, x):
+            return self.factor * jnp.max(jnp.sum(x, axis=self.axis))
+
+    assert jax.tree.leaves(Marked(0.5, 1)) == [0.5]
+    assert jax.jit(lambda r: r(X))(Marked(0.5, 1)) == Marked(0.5, 1)(X)
+    assert jax.tree.leaves(KerasForm(0.5)) == [0.5]
+
+
+def test_annotations_below_the_keras_form_keep_its_init():
+    class Noted(KerasForm):
+        note: str = "hi"
+
+    assert Noted(0.5)(X) == KerasForm(0.5)(X)
+
+
+def test_keyword_only_fields_are_hidden_at_their_default_alone():
+    class Options(jaxreg.Regularizer):
+        factor: float = 0.5
+        flag: bool = dataclasses.field(default=True, kw_only=True)
+        level: float = dataclasses.field(default=1.0, kw_only=True)
+
+        def __call__(self, x):
+            return self.factor * self.level * jnp.sum(x)
+
+    assert Options().get_config() == {"factor": 0.5}
+    assert Options(flag=1).get_config() == {"factor": 0.5, "flag": 1}
+    assert Options(level=jnp.asarray(1.0)).get_config() == {"factor": 0.5, "level": 1.0}
 
 
 def test_attributes_that_hold_arrays_are_leaves():

@@ -90,6 +90,19 @@ def test_a_schedule_is_read_at_the_count_before_the_increment():
     assert_trees_equal(second, jax.tree.map(lambda g, e: g + 0.5 * (e - g), GRADS, EXPECTED), rtol=1e-5)
 
 
+@pytest.mark.parametrize("value", [2, np.float64(2.0), jnp.asarray(2, jnp.int32), jnp.asarray(2.0, jnp.bfloat16)])
+def test_schedules_of_any_number(value):
+    updates, _ = step(add_penalty_gradients(RULES, scale=lambda count: value))
+    assert_trees_equal(updates, jax.tree.map(lambda g, e: g + 2 * (e - g), GRADS, EXPECTED), rtol=1e-5)
+
+
+def test_the_count_stops_at_its_largest():
+    tx = add_penalty_gradients(RULES)
+    largest = jnp.iinfo(jnp.int32).max
+    _, state = step(tx, state=tx.init(PARAMS)._replace(count=jnp.asarray(largest, jnp.int32)))
+    assert state.count == largest
+
+
 def test_state_is_fixed_from_the_start():
     for track in (True, False):
         tx = add_penalty_gradients(RULES, track=track)
@@ -286,6 +299,8 @@ def test_masked():
     tx = optax.masked(add_penalty_gradients(RULES), mask)
     updates, _ = step(tx)
     assert_trees_equal(updates, EXPECTED)
+    prefix = optax.masked(add_penalty_gradients(RULES), {"hidden": True, "head": False})
+    assert_trees_equal(step(prefix)[0], EXPECTED)
     unknown = optax.masked(add_penalty_gradients(Rules((r"kernle$", L2()))), mask)
     with pytest.raises(ValueError, match="met no parameter"):
         step(unknown)
@@ -394,6 +409,11 @@ def test_sharded_params_keep_their_sharding(axis_type):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
+        (
+            lambda: add_penalty_gradients(RULES, scale=np.ones(2)),
+            ValueError,
+            r"`scale` must be a scalar, got float64\[2\]",
+        ),
         (
             lambda: add_penalty_gradients(0.1),
             TypeError,
