@@ -37,6 +37,8 @@ def activity_penalty(rules: Callable[[Any], jax.Array], activations: Any, *, bat
 
     Source: `activity_regularizer` of Keras's layers.
     """
+    if not callable(rules):
+        raise TypeError(f"`rules` must be a function from a tree to a scalar, got {describe(rules)}")
     kind = getattr(batch_size, "dtype", np.result_type(type(batch_size)) if isinstance(batch_size, int) else None)
     if isinstance(batch_size, bool) or kind is None or not jnp.issubdtype(kind, jnp.integer):
         raise TypeError(f"`batch_size` must be an integer, got {describe(batch_size)}")
@@ -45,4 +47,6 @@ def activity_penalty(rules: Callable[[Any], jax.Array], activations: Any, *, bat
     if isinstance(batch_size, int | np.integer) and batch_size < 0:
         raise ValueError(f"`batch_size` must be >= 0, got {batch_size}")
     value = checked_scalar(rules(activations), of="`rules`")
+    if isinstance(batch_size, int | np.integer):
+        return value / float(max(int(batch_size), 1))
     return value / jnp.maximum(batch_size, 1).astype(value.dtype)

@@ -1,6 +1,7 @@
 """What every regularizer is: frozen data, a pytree, something that adds and scales and has a config."""
 
 import dataclasses
+import inspect
 import types
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self, dataclass_transform
@@ -9,8 +10,8 @@ import jax
 import numpy as np
 
 from jaxreg import penalties
-from jaxreg._numerics import checked_scalar, checked_strength, describe, scaled, total
-from jaxreg._pytree import attributes, is_number, register
+from jaxreg._numerics import brief, checked_scalar, checked_strength, describe, scaled, total
+from jaxreg._pytree import attributes, identity, is_number, make_dataclass, register
 
 # The classes that a config may name without `custom_objects`.
 BUILT_IN: dict[str, type["Regularizer"]] = {}
@@ -47,18 +48,20 @@ class Regularizer:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if cls.__dict__.get("__slots__"):
+            raise TypeError(f"{cls.__name__} must not have `__slots__`: its strengths would not be found")
         if "__init__" in cls.__dict__:
             cls._is_frozen = False
-            # A dataclass above would compare its own fields alone.
-            for name in ("__eq__", "__hash__"):
-                if name not in cls.__dict__:
-                    setattr(cls, name, getattr(object, name))
         elif cls.__init__ is object.__init__ or cls._is_frozen:
-            dataclasses.dataclass(frozen=True, repr=False)(cls)
-            # Those below do the same, and let a decorator written by habit do no harm.
-            del cls.__setattr__, cls.__delattr__
+            make_dataclass(cls)
             cls._is_frozen = True
         register(cls)
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and identity(self) == identity(other)
+
+    def __hash__(self) -> int:
+        return hash(identity(self))
 
     def __setattr__(self, name: str, value: Any) -> None:
         if self._is_frozen:
@@ -69,6 +72,11 @@ class Regularizer:
         if self._is_frozen:
             raise dataclasses.FrozenInstanceError(f"cannot delete field {name!r}")
         object.__delattr__(self, name)
+
+    @property
+    def samples(self) -> bool:
+        """Whether the penalty is an estimate from a random sample; then it is called with `key=`."""
+        return False
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """The penalty of one array, a scalar."""
@@ -83,11 +91,11 @@ class Regularizer:
         Raises:
           TypeError: a strength is traced or stacked, or a field has no form in JSON.
         """
-        if not self._is_frozen:
-            raise NotImplementedError(
-                f"{type(self).__name__} has an `__init__` of its own and must define `get_config`"
-            )
-        return {name: _to_json(value, name=f"{type(self).__name__}.{name}") for name, value in _shown(self).items()}
+        cls = type(self)
+        made_of = [name for name, field in _fields(self).items() if field.init]
+        if not self._is_frozen or list(inspect.signature(cls).parameters) != made_of:
+            raise NotImplementedError(f"{cls.__name__} is made of more than its fields and must define `get_config`")
+        return {name: _to_json(value, name=f"{cls.__name__}.{name}") for name, value in _shown(self).items()}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Self:
@@ -108,31 +116,33 @@ class Regularizer:
     __rmul__ = __mul__
 
     def __repr__(self) -> str:
-        inside = ", ".join(f"{name}={_brief(value)}" for name, value in _shown(self).items())
+        inside = ", ".join(f"{name}={brief(value)}" for name, value in _shown(self).items())
         return f"{type(self).__name__}({inside})"
 
 
+def _fields(regularizer: Regularizer) -> dict[str, Any]:
+    found = getattr(regularizer, "__dataclass_fields__", {}) if regularizer._is_frozen else {}
+    return {name: field for name, field in found.items() if name in attributes(regularizer)}
+
+
 def _shown(regularizer: Regularizer) -> dict[str, Any]:
-    """The attributes that a config and a repr show: all but keyword-only fields at their default."""
-    fields = {field.name: field for field in dataclasses.fields(regularizer)} if regularizer._is_frozen else {}  # type: ignore[arg-type]
+    """The attributes that a config and a repr show: what a constructor takes, without keyword-only defaults."""
+    fields = _fields(regularizer)
 
-    def is_default(name: str, value: Any) -> bool:
-        default = fields[name].default
-        return fields[name].kw_only and type(value) is type(default) and value == default
+    def is_shown(name: str, value: Any) -> bool:
+        field = fields.get(name)
+        if field is None:
+            return True
+        is_default = type(value) is type(field.default) and value == field.default
+        return field.init and not (field.kw_only and is_default)
 
-    shown = {name: value for name, value in attributes(regularizer).items() if not fields or name in fields}
-    return {name: value for name, value in shown.items() if not (name in fields and is_default(name, value))}
+    return {name: value for name, value in attributes(regularizer).items() if is_shown(name, value)}
 
 
-def _brief(value: Any) -> str:
-    """A value in a repr: its number where it has one, else its dtype and shape."""
-    if isinstance(value, jax.core.Tracer):
-        return f"traced {describe(value)}"
-    if isinstance(value, jax.Array | np.ndarray | np.generic):
-        return f"{float(value):.6g}" if value.ndim == 0 else describe(value)
-    if callable(value) and not isinstance(value, Regularizer):
-        return getattr(value, "__name__", type(value).__name__)
-    return repr(value)
+def penalty(regularizer: Regularizer, x: jax.Array, key: jax.Array | None) -> jax.Array:
+    """What `regularizer` makes of `x`, checked; the key is for those that sample."""
+    value = regularizer(x, key=key) if regularizer.samples else regularizer(x)  # type: ignore[call-arg]
+    return checked_scalar(value, of=regularizer)
 
 
 class Sum(Regularizer):
@@ -146,8 +156,12 @@ class Sum(Regularizer):
     def __post_init__(self) -> None:
         object.__setattr__(self, "terms", tuple(as_regularizer(term) for term in self.terms))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return total([checked_scalar(term(x), of=term) for term in self.terms])
+    @property
+    def samples(self) -> bool:
+        return any(term.samples for term in self.terms)
+
+    def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        return total([penalty(term, x, key) for term in self.terms])
 
 
 class Scaled(Regularizer):
@@ -158,15 +172,18 @@ class Scaled(Regularizer):
 
     def __repr__(self) -> str:
         inner = f"({self.regularizer!r})" if isinstance(self.regularizer, Sum) else repr(self.regularizer)
-        return f"{_brief(self.scale)} * {inner}"
+        return f"{brief(self.scale)} * {inner}"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale", checked_strength(self.scale, name="scale"))
         object.__setattr__(self, "regularizer", as_regularizer(self.regularizer))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        value = checked_scalar(self.regularizer(x), of=self.regularizer)
-        return scaled(self.scale, value, name="scale")
+    @property
+    def samples(self) -> bool:
+        return self.regularizer.samples
+
+    def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        return scaled(self.scale, penalty(self.regularizer, x, key), name="scale")
 
 
 class Function(Regularizer):
@@ -175,7 +192,7 @@ class Function(Regularizer):
     function: Callable[[jax.Array], jax.Array]
 
     def __repr__(self) -> str:
-        return _brief(self.function)
+        return brief(self.function)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.function(x)
@@ -243,7 +260,7 @@ def to_dict(obj: Any) -> dict[str, Any]:
         }
     if not isinstance(obj, types.FunctionType) or obj.__name__ == "<lambda>":
         own = "; it has a `get_config` of its own" if hasattr(obj, "get_config") else ""
-        raise TypeError(f"expected a regularizer or a function with a name to find it by, got {_brief(obj)}{own}")
+        raise TypeError(f"expected a regularizer or a function with a name to find it by, got {brief(obj)}{own}")
     return {
         "module": obj.__module__,
         "class_name": "function",

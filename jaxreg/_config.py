@@ -8,7 +8,7 @@ import jax
 from jaxreg._base import BUILT_IN, Regularizer, from_dict, is_penalty, to_dict
 from jaxreg._numerics import describe
 from jaxreg._pytree import is_number
-from jaxreg._regularizers import L1, L1L2, L2, OrthogonalRegularizer
+from jaxreg._regularizers import L1, L1L2, L2, FramePotential, OrthogonalRegularizer
 
 Penalty = Regularizer | Callable[[jax.Array], jax.Array]
 
@@ -21,6 +21,7 @@ _NAMED: dict[type[Regularizer], tuple[tuple[str, ...], dict[str, float]]] = {
         ("OrthogonalRegularizer", "orthogonal_regularizer", "orthogonal"),
         {},
     ),
+    FramePotential: (("FramePotential", "frame_potential"), {}),
 }
 
 

@@ -48,16 +48,17 @@ def match(tree: Any, patterns: Sequence[Pattern], label: Callable[[int], str], *
     """Every parameter and `MaskedNode` of `tree`, with what matches it; `label` names a pattern in errors."""
     leaves = leaves_with_paths(tree)
     found = []
+    asked = [re.compile(pattern) if isinstance(pattern, str) else pattern for pattern in patterns]
     for path, leaf in leaves:
         if type(leaf) is float:
             found.append(Match(path, leaf, ()))
         elif _can_match(leaf):
             matching: tuple[int, ...] = ()
-            for index, pattern in enumerate(patterns):
+            for index, pattern in enumerate(asked):
                 # Patterns are asked about every leaf, to say what they lost. Predicates see arrays only, and none
                 # that an earlier pattern has: they may rely on what is excluded before them.
-                if isinstance(pattern, str):
-                    matches = re.search(pattern, path) is not None
+                if isinstance(pattern, re.Pattern):
+                    matches = pattern.search(path) is not None
                 else:
                     matches = not matching and not is_masked(leaf) and _ask(pattern, path, leaf, label, index)
                 matching += (index,) if matches else ()
@@ -72,7 +73,11 @@ def _can_match(leaf: Any) -> bool:
 
 
 def _ask(predicate: Callable[[str, Any], bool], path: str, leaf: Any, label: Callable[[int], str], index: int) -> bool:
-    answer = predicate(path, leaf)
+    try:
+        answer = predicate(path, leaf)
+    except Exception as error:
+        error.add_note(f"in the predicate of {label(index)}, at `{path}`")
+        raise
     if not isinstance(answer, bool | np.bool_):
         raise TypeError(f"the predicate of {label(index)} must return a bool, got {describe(answer)} at `{path}`")
     return bool(answer)

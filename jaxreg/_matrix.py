@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
+import numpy as np
 
 from jaxreg._numerics import describe
 
@@ -19,10 +20,14 @@ def check_mode(mode: Any) -> None:
 
 def checked_axes(axes: Any, *, name: str) -> int | tuple[int, ...]:
     """`axes` as an int or a tuple of ints, which a pytree can hold as static data."""
-    if isinstance(axes, int) and not isinstance(axes, bool):
-        return axes
-    if isinstance(axes, tuple | list) and all(isinstance(axis, int) and not isinstance(axis, bool) for axis in axes):
-        return tuple(axes)
+
+    def is_int(axis: Any) -> bool:
+        return isinstance(axis, int | np.integer) and not isinstance(axis, bool)
+
+    if is_int(axes):
+        return int(axes)
+    if isinstance(axes, tuple | list) and all(map(is_int, axes)):
+        return tuple(map(int, axes))
     raise TypeError(f"`{name}` must be an int or a tuple of ints, got {describe(axes)}")
 
 

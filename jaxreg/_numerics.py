@@ -1,7 +1,7 @@
 """Numbers that stay right at their awkward points: dtypes, |x|, strengths, norms."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,16 @@ def describe(x: Any) -> str:
         return "None"
     shown = isinstance(x, str | bool | int | float | complex | np.generic | type)
     return f"{type(x).__name__} {x!r}" if shown else type(x).__name__
+
+
+def brief(value: Any) -> str:
+    """A value in a repr: its number or name where it has one, else its dtype and shape."""
+    if isinstance(value, jax.core.Tracer):
+        return f"traced {describe(value)}"
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        return f"{float(value):.6g}" if value.ndim == 0 else describe(value)
+    text = repr(value)
+    return getattr(value, "__name__", type(value).__name__) if text.startswith("<") else text
 
 
 def accumulation_dtype(*dtypes: Any) -> np.dtype:
@@ -41,9 +51,10 @@ def as_wide(x: ArrayLike) -> jax.Array:
     try:
         x = jnp.asarray(x)
     except (TypeError, ValueError) as error:
-        hint = (
-            "; for a tree of arrays use `jaxreg.Rules`" if x is not None and not jax.tree_util.all_leaves([x]) else ""
-        )
+        is_tree = x is not None and not jax.tree_util.all_leaves([x])
+        hint = "; for a tree of arrays use `jaxreg.Rules`" if is_tree else ""
+        if isinstance(x, jax.ShapeDtypeStruct):
+            hint = " without values; of shapes use `jax.eval_shape`, or `explain` of rules"
         raise TypeError(f"`x` must be a real floating-point array, got {describe(x)}{hint}") from error
     if not is_float_array(x):
         raise TypeError(f"`x` must be a real floating-point array, got {describe(x)}")
@@ -55,13 +66,22 @@ def magnitude(x: jax.Array) -> jax.Array:
     return x * jax.lax.stop_gradient(jnp.sign(x))
 
 
+def as_real(value: Any, *, name: str) -> jax.Array:
+    """A number, or an array of numbers, that is neither complex nor a bool."""
+    if isinstance(value, jax.Array | np.ndarray | np.generic | int | float) and not isinstance(value, bool):
+        value = jnp.asarray(value)
+        if jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer):
+            return value
+    raise TypeError(f"`{name}` must be a real number, got {describe(value)}")
+
+
 def scaled(strength: Any, value: jax.Array, *, name: str) -> jax.Array:
     """`strength * value` in the dtype of `value`, exactly 0 where `strength` is 0.
 
     A value that overflowed counts for nothing under a strength of 0. The derivative with respect
     to a strength of 0 is `value` where that is finite, so that a strength can be learned from there.
     """
-    strength = jnp.asarray(strength)
+    strength = as_real(strength, name=name)
     if strength.ndim:
         raise ValueError(
             f"`{name}` must be a scalar where the regularizer is called, got shape "
@@ -100,7 +120,7 @@ def checked_strength(value: Any, *, name: str, default: float | None = None) -> 
     if value is None and default is not None:
         return default
     if isinstance(value, jax.Array):
-        return value
+        return as_real(value, name=name)
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating | np.ndarray):
         raise TypeError(f"`{name}` must be a number, got {describe(value)}")
     if np.asarray(value).dtype.kind not in "iuf":
@@ -112,17 +132,40 @@ def checked_strength(value: Any, *, name: str, default: float | None = None) -> 
     return float(value) if isinstance(value, int | np.integer) else value
 
 
-def unit_rows(x: jax.Array, epsilon: float = 1e-7) -> jax.Array:
+class UnitRows(NamedTuple):
+    """Rows over max(norm, epsilon), with what `pull_back` needs: that divisor, in two factors, and which it is."""
+
+    units: jax.Array
+    factor: jax.Array
+    norms: jax.Array
+    is_long: jax.Array
+
+    def pull_back(self, cotangents: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The cotangents of the rows from those of the units, (g − u⟨u, g⟩)/norm; and the products ⟨u, g⟩."""
+        products = jnp.sum(self.units * cotangents, axis=-1, keepdims=True)
+        along = self.units * jnp.where(self.is_long, products, jnp.zeros_like(products))
+        return (cotangents - along) / self.norms / self.factor, products
+
+
+def unit_rows(x: jax.Array, epsilon: float = 1e-7) -> UnitRows:
     """The last axis of `x` over max(norm, epsilon), finite for every finite `x`.
 
     A row is brought to magnitude 1 before it is squared, so that no square overflows. The result does
     not depend on that factor, which is why its gradient may be stopped. A row whose norm is below
     `epsilon` is divided by `epsilon`: its gradient is the plain one, and that of a zero row is finite.
     """
+    tiny = np.finfo(x.dtype).tiny
     largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axis=-1, keepdims=True, initial=0.0)
-    normal = largest >= np.finfo(x.dtype).tiny  # hardware may take a denormal number for 0
-    factor = jnp.where(normal, largest, jnp.ones_like(largest))
+    normal = largest >= tiny  # hardware may take a denormal number for 0
+    factor = jnp.where(normal, jnp.minimum(largest, 1 / tiny), jnp.ones_like(largest))  # nor is 1 / factor one
     rows = x / factor
     squares = jnp.sum(jnp.square(rows), axis=-1, keepdims=True)
     norms = jnp.sqrt(jnp.where(normal, squares, jnp.ones_like(squares)))
-    return jnp.where(normal & (norms * factor > epsilon), rows / norms, x / epsilon)
+    is_long = normal & (norms * factor > epsilon)
+    units = jnp.where(is_long, rows / norms, x / epsilon)
+    return UnitRows(
+        units,
+        jnp.where(is_long, factor, jnp.ones_like(factor)),
+        jnp.where(is_long, norms, jnp.full_like(norms, epsilon)),
+        is_long,
+    )

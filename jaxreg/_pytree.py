@@ -1,6 +1,8 @@
 """Objects as pytrees: numbers and arrays are leaves, every other attribute is static."""
 
 import dataclasses
+import enum
+import functools
 from typing import Any
 
 import flax.serialization
@@ -14,8 +16,8 @@ _REMEMBERED = "_pytree_leaves"
 
 
 def is_number(value: Any) -> bool:
-    """Whether `value` is a number or an array of numbers; a bool is a choice."""
-    if isinstance(value, bool | np.bool_):
+    """Whether `value` is a number or an array of numbers; a bool and a member of an enum are choices."""
+    if isinstance(value, bool | np.bool_ | enum.Enum):
         return False
     return isinstance(value, int | float | complex | np.number | np.ndarray | jax.Array)
 
@@ -31,11 +33,35 @@ def _is_child(value: Any) -> bool:
     return any(type(part) in _REGISTERED or (is_number(part) and not isinstance(part, int)) for part in parts)
 
 
+def make_dataclass(cls: type) -> None:
+    """Makes `cls` a dataclass in place, whose `__setattr__` and `__delattr__` are those of its base.
+
+    A decorator written by habit then does no harm: it finds the fields as they were written, and nothing in its way.
+    """
+    marked = {n: f for n, f in vars(cls).items() if isinstance(f, dataclasses.Field) and f.init}
+    dataclasses.dataclass(frozen=True, repr=False, eq=False)(cls)
+    for name, field in marked.items():
+        setattr(cls, name, field)
+    del cls.__setattr__, cls.__delattr__
+
+
 def attributes(obj: Any) -> dict[str, Any]:
-    """The state of an object: the fields of a dataclass, and all else that has been set on it."""
-    fields = dataclasses.fields(obj) if getattr(type(obj), "_is_frozen", False) else ()
-    named = {field.name: getattr(obj, field.name) for field in fields}
-    return named | {name: value for name, value in vars(obj).items() if name != _REMEMBERED}
+    """The state of an object: the fields of a dataclass, or all that its own `__init__` has set.
+
+    What is derived from them is made again where it is asked for, so that it follows traced strengths.
+    """
+    cls = type(obj)
+    others = {
+        name: value
+        for name, value in vars(obj).items()
+        if name != _REMEMBERED and not isinstance(getattr(cls, name, None), functools.cached_property)
+    }
+    if not getattr(cls, "_is_frozen", False):
+        return others
+    fields = {field.name: getattr(obj, field.name) for field in dataclasses.fields(obj)}
+    if extra := sorted(set(others) - set(fields)):
+        raise TypeError(f"`{extra[0]}` of {cls.__name__} is no field; make it one, or a property")
+    return fields
 
 
 def _static_names(cls: type) -> set[str]:
@@ -43,7 +69,7 @@ def _static_names(cls: type) -> set[str]:
     marked = dict(getattr(cls, "__dataclass_fields__", {}))
     for base in reversed(cls.__mro__):
         marked |= {name: value for name, value in vars(base).items() if isinstance(value, dataclasses.Field)}
-    return {name for name, field in marked.items() if field.metadata.get("static")}
+    return {name for name, field in marked.items() if field.metadata.get("static")} | getattr(cls, "_static", set())
 
 
 def _split(obj: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -68,7 +94,7 @@ def _flatten_with_keys(obj: Any) -> tuple[tuple[Any, ...], Any]:
                 f"`{name}` of {type(obj).__name__} is static, so it must be hashable, "
                 f"got {type(value).__name__} {value!r}"
             ) from error
-        static.append((name, value))
+        static.append((name, type(value), value))  # 1, 1.0 and True are equal, and not the same choice
     children = tuple((GetAttrKey(name), getattr(obj, name)) for name in names)
     return children, (names, tuple(static))
 
@@ -81,6 +107,13 @@ def _flatten(obj: Any) -> tuple[tuple[Any, ...], Any]:
 _REGISTERED: set[type] = set()
 
 
+def identity(obj: Any) -> tuple[Any, ...]:
+    """What makes two objects equal: their structure, their numbers, and their very arrays."""
+    leaves, structure = jax.tree.flatten(obj)
+    tokens = (leaf if isinstance(leaf, int | float | np.generic) else id(leaf) for leaf in leaves)
+    return (structure, *tokens)
+
+
 def register(cls: type) -> None:
     """Registers `cls` as a pytree node, and for `flax.serialization`.
 
@@ -91,7 +124,8 @@ def register(cls: type) -> None:
     def unflatten(aux: Any, children: Any) -> Any:
         names, static = aux
         obj: Any = object.__new__(cls)
-        for name, value in (*zip(names, children, strict=True), *static, (_REMEMBERED, names)):
+        chosen = ((name, value) for name, _, value in static)
+        for name, value in (*zip(names, children, strict=True), *chosen, (_REMEMBERED, names)):
             object.__setattr__(obj, name, value)
         return obj
 

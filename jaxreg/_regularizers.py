@@ -7,6 +7,7 @@ import jax
 
 from jaxreg import penalties
 from jaxreg._base import BUILT_IN, Regularizer
+from jaxreg._gram import Precision, check_sample
 from jaxreg._matrix import Axes, Mode, check_mode, checked_axes
 from jaxreg._numerics import checked_strength, scaled
 
@@ -24,6 +25,10 @@ class _Strengths(Regularizer):
 
 def _strength(default: float) -> Any:
     return dataclasses.field(default=default, metadata={"unset": default})
+
+
+def _choice(default: Any, *, kw_only: bool = False) -> Any:
+    return dataclasses.field(default=default, kw_only=kw_only, metadata={"static": True})
 
 
 class L1(_Strengths):
@@ -95,6 +100,9 @@ class OrthogonalRegularizer(_Strengths):
       mode: "rows" or "columns", which of the two are compared.
       out_axis: the axis or axes that are the columns.
       batch_axis: the axis or axes that count independent matrices, whose penalties add up.
+      precision: that of the matrix products, as in `jnp.matmul`.
+      sample: the number of rows (or columns) from which to estimate the mean, without bias; None takes all.
+        The random key comes from `Rules.__call__`, or from `add_penalty_gradients`.
 
     Raises:
       ValueError: `mode` is neither of the two; when called, `x` has rank < 2, or the axes do not fit it.
@@ -107,19 +115,70 @@ class OrthogonalRegularizer(_Strengths):
     """
 
     factor: Any = dataclasses.field(default=0.01, metadata={"unset": None})  # Keras takes no None here
-    mode: Mode = dataclasses.field(default="rows", metadata={"static": True})
-    out_axis: Axes = dataclasses.field(default=-1, kw_only=True, metadata={"static": True})
-    batch_axis: Axes = dataclasses.field(default=(), kw_only=True, metadata={"static": True})
+    mode: Mode = _choice("rows")
+    out_axis: Axes = _choice(-1, kw_only=True)
+    batch_axis: Axes = _choice((), kw_only=True)
+    precision: Precision = _choice(None, kw_only=True)
+    sample: int | None = _choice(None, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_mode(self.mode)
-        for name in ("out_axis", "batch_axis"):
-            object.__setattr__(self, name, checked_axes(getattr(self, name), name=name))
+        _check_matrix_view(self)
+        check_sample(self.sample)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        value = penalties.orthogonal(x, mode=self.mode, out_axis=self.out_axis, batch_axis=self.batch_axis)
+    @property
+    def samples(self) -> bool:
+        return self.sample is not None
+
+    def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        value = penalties.orthogonal(x, **_matrix_view(self), sample=self.sample, key=key)
         return scaled(self.factor, value, name="factor")
 
 
-BUILT_IN |= {cls.__name__: cls for cls in (L1, L2, L1L2, OrthogonalRegularizer)}
+class FramePotential(_Strengths):
+    """factor · mean squared cosine between distinct rows, above the least there is: `jaxreg.penalties.frame_potential`.
+
+    Where there are more units than dimensions, its best is units that are spread evenly.
+
+    Args:
+      factor: the strength, a number >= 0 or an array.
+      mode: "rows" or "columns", which of the two are compared.
+      out_axis: the axis or axes that are the columns.
+      batch_axis: the axis or axes that count independent matrices, whose penalties add up.
+      precision: that of the matrix products, as in `jnp.matmul`.
+
+    Raises:
+      TypeError, ValueError: as `OrthogonalRegularizer` does.
+
+    >>> kernel = jnp.array([[1.0, 0.0], [1.0, 1.0]])
+    >>> print(f"{jaxreg.FramePotential(0.1, mode='columns')(kernel):.4f}")
+    0.0500
+
+    Source: Benedetto and Fickus, Finite normalized tight frames, 2003.
+    """
+
+    factor: Any = dataclasses.field(default=0.01, metadata={"unset": None})
+    mode: Mode = _choice("rows")
+    out_axis: Axes = _choice(-1, kw_only=True)
+    batch_axis: Axes = _choice((), kw_only=True)
+    precision: Precision = _choice(None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_matrix_view(self)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return scaled(self.factor, penalties.frame_potential(x, **_matrix_view(self)), name="factor")
+
+
+def _check_matrix_view(regularizer: Any) -> None:
+    check_mode(regularizer.mode)
+    for name in ("out_axis", "batch_axis"):
+        object.__setattr__(regularizer, name, checked_axes(getattr(regularizer, name), name=name))
+
+
+def _matrix_view(regularizer: Any) -> dict[str, Any]:
+    return {name: getattr(regularizer, name) for name in ("mode", "out_axis", "batch_axis", "precision")}
+
+
+BUILT_IN |= {cls.__name__: cls for cls in (L1, L2, L1L2, OrthogonalRegularizer, FramePotential)}

@@ -1,16 +1,17 @@
 """Rules: which regularizer meets which leaf of a tree, by path."""
 
+import dataclasses
 from collections.abc import Mapping
-from typing import Any, NoReturn, Self
+from typing import Any, ClassVar, NoReturn, Self
 
 import jax
 import numpy as np
 
-from jaxreg._base import Regularizer, as_regularizer, from_dict, to_dict
+from jaxreg._base import Regularizer, as_regularizer, from_dict, penalty, to_dict
 from jaxreg._config import Penalty, get
 from jaxreg._explain import Explanation, Row
 from jaxreg._matching import Match, Pattern, checked_pattern, match
-from jaxreg._numerics import checked_scalar, describe, is_inexact_array, total
+from jaxreg._numerics import describe, is_inexact_array, total
 from jaxreg._paths import is_masked
 from jaxreg._pytree import register
 
@@ -49,6 +50,11 @@ class Rules:
     {'head/kernel': 0, 'hidden/bias': None, 'hidden/kernel': 1}
     """
 
+    patterns: tuple[Pattern, ...]
+    regularizers: tuple[Regularizer | None, ...]
+    strict: bool
+    _static: ClassVar[frozenset[str]] = frozenset({"patterns", "strict"})
+
     def __init__(self, *pairs: tuple[Pattern, Penalty | str | Mapping[str, Any] | None], strict: bool = True):
         if not pairs:
             raise ValueError(
@@ -70,30 +76,37 @@ class Rules:
             except (TypeError, ValueError) as error:
                 raise type(error)(f"`pairs[{index}]`, {pair[0]!r}: {error}") from error
             regularizers.append(None if regularizer is None else as_regularizer(regularizer))
-        self.patterns: tuple[Pattern, ...] = tuple(patterns)
-        self.regularizers: tuple[Regularizer | None, ...] = tuple(regularizers)
-        self.strict = strict
+        object.__setattr__(self, "patterns", tuple(patterns))
+        object.__setattr__(self, "regularizers", tuple(regularizers))
+        object.__setattr__(self, "strict", strict)
 
-    def __call__(self, tree: Any) -> jax.Array:
-        """The sum of the penalties of all parameters, a scalar of at least float32."""
-        return total(self.breakdown(tree).values())
+    def __setattr__(self, name: str, value: Any) -> NoReturn:
+        raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
 
-    def breakdown(self, tree: Any) -> dict[str, jax.Array]:
+    def __call__(self, tree: Any, *, key: jax.Array | None = None) -> jax.Array:
+        """The sum of the penalties of all parameters, a scalar of at least float32.
+
+        The random key is for regularizers that estimate from a sample; without one of these it has no effect.
+        """
+        return total(self.breakdown(tree, key=key).values())
+
+    def breakdown(self, tree: Any, *, key: jax.Array | None = None) -> dict[str, jax.Array]:
         """The penalty of each parameter that has one, by path."""
-        return {m.path: self._penalty(m) for m in self._match(tree) if self._regularizer(m) is not None}
+        found = [m for m in self._match(tree) if self._regularizer(m) is not None]
+        return {m.path: self._penalty(m, _fold(key, index)) for index, m in enumerate(found)}
 
     def matches(self, tree: Any) -> dict[str, int | None]:
         """The index of each parameter's rule by path, None where no rule matches."""
         return {m.path: m.rule for m in self._match(tree) if not is_masked(m.leaf)}
 
-    def explain(self, tree: Any) -> Explanation:
+    def explain(self, tree: Any, *, key: jax.Array | None = None) -> Explanation:
         """A table of which rule met which parameter and what each one costs, and one of what each rule met and lost.
 
         Print it, or show it in a notebook; `rich.print` folds it to the width of a terminal, and `rows` has it as data.
         Of a tree from `jax.eval_shape` it shows everything but the penalties, so rules can be checked before anything
         is allocated.
         """
-        rows = tuple(self._row(m) for m in self._match(tree))
+        rows = tuple(self._row(m, _fold(key, index)) for index, m in enumerate(self._match(tree)))
         return Explanation(rows, tuple((_name(p), _kind(r)) for p, r in self._pairs()))
 
     def get_config(self) -> dict[str, Any]:
@@ -111,6 +124,9 @@ class Rules:
     @classmethod
     def from_config(cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Self:
         """The rules whose `get_config` gave `config`; your own classes and functions by name in `custom_objects`."""
+        if not isinstance(config, Mapping) or not {"pairs"} <= set(config) <= {"pairs", "strict"}:
+            got = sorted(config) if isinstance(config, Mapping) else describe(config)
+            raise ValueError(f"`config` must be a dict with the keys 'pairs' and 'strict', got {got}")
         return cls(*from_dict(config["pairs"], custom_objects), strict=config.get("strict", True))
 
     def __repr__(self) -> str:
@@ -130,30 +146,35 @@ class Rules:
         """What penalizes a match; nothing where no rule or None does, or where the leaf has been masked."""
         return None if m.rule is None or is_masked(m.leaf) else self.regularizers[m.rule]
 
-    def _penalty(self, m: Match) -> jax.Array:
+    def _penalty(self, m: Match, key: jax.Array | None) -> jax.Array:
         regularizer = self._regularizer(m)
         assert m.rule is not None
         assert regularizer is not None
         try:
-            return checked_scalar(regularizer(m.leaf), of=regularizer)
+            return penalty(regularizer, m.leaf, key)
         except Exception as error:
             _raise_located(error, f"at `{m.path}`, under {self._label(m.rule)}")
 
-    def _row(self, m: Match) -> Row:
+    def _row(self, m: Match, key: jax.Array | None) -> Row:
         if is_masked(m.leaf):
             return Row(m.path, "masked", 0, m.patterns, None)
         if not is_inexact_array(m.leaf):
             return Row(m.path, f"{describe(m.leaf)}, no array", 1, (), None)
-        penalty = None
+        cost = None
         if self._regularizer(m) is not None:
             if isinstance(m.leaf, jax.ShapeDtypeStruct):
-                jax.eval_shape(lambda leaf: self._penalty(m._replace(leaf=leaf)), m.leaf)
-            elif not isinstance(value := self._penalty(m), jax.core.Tracer):
-                penalty = float(value)
-        return Row(m.path, describe(m.leaf), int(np.prod(m.leaf.shape)), m.patterns, penalty)
+                jax.eval_shape(lambda leaf: self._penalty(m._replace(leaf=leaf), key), m.leaf)
+            elif not isinstance(value := self._penalty(m, key), jax.core.Tracer):
+                cost = float(value)
+        return Row(m.path, describe(m.leaf), int(np.prod(m.leaf.shape)), m.patterns, cost)
 
 
 register(Rules)
+
+
+def _fold(key: jax.Array | None, index: int) -> jax.Array | None:
+    """A key of its own for each parameter."""
+    return None if key is None else jax.random.fold_in(key, index)
 
 
 def _name(pattern: Pattern) -> str:

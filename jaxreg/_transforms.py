@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.extend.core import jaxpr_as_fun
 from jax.tree_util import keystr, tree_flatten_with_path
 
-from jaxreg._numerics import checked_scalar, checked_strength, describe, is_float_array
+from jaxreg._numerics import as_real, checked_scalar, checked_strength, describe, is_float_array
 from jaxreg._paths import is_masked
 
 
@@ -21,7 +22,7 @@ class PenaltyState(NamedTuple):
       count: the number of updates so far, an int32 scalar.
       penalty: the penalty at the parameters that the last update met, before `scale`, a float32 scalar;
         NaN before the first update, and where it is not tracked.
-      key: None; room for the random key of estimates that sample.
+      key: the data of the random key for the next update, or None.
     """
 
     count: jax.Array  # type: ignore[assignment]  # optax's name, which hides `tuple.count`
@@ -34,10 +35,11 @@ def _untracked() -> jax.Array:
 
 
 def add_penalty_gradients(
-    rules: Callable[[Any], jax.Array],
+    rules: Callable[..., jax.Array],
     *,
     scale: float | jax.Array | optax.Schedule = 1.0,
     track: bool = True,
+    key: jax.Array | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Adds `scale` times the gradient of `rules(params)` to the updates.
 
@@ -53,6 +55,8 @@ def add_penalty_gradients(
       scale: a number >= 0, or an optax schedule, read at the count of updates before this one.
       track: whether the state holds the penalty, which costs one more pass over the parameters.
         `optax.tree.get(state, "penalty")` finds it.
+      key: a key from `jax.random.key`, for rules that sample. It is split at each update; `rules` is then
+        called as `rules(params, key=...)`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` with the state `PenaltyState`.
@@ -80,9 +84,13 @@ def add_penalty_gradients(
     if not isinstance(track, bool):
         raise TypeError(f"`track` must be a bool, got {describe(track)}")
 
+    if key is not None and not jnp.issubdtype(getattr(key, "dtype", np.object_), jax.dtypes.prng_key):
+        raise TypeError(f"`key` must be a key from `jax.random.key`, got {describe(key)}")
+
     def init_fn(params: optax.Params) -> PenaltyState:
         del params
-        return PenaltyState(jnp.zeros((), jnp.int32), _untracked(), None)
+        data = None if key is None else jnp.array(jax.random.key_data(key))
+        return PenaltyState(jnp.zeros((), jnp.int32), _untracked(), data)
 
     def update_fn(
         updates: optax.Updates, state: PenaltyState, params: optax.Params | None = None, **extra_args: Any
@@ -93,7 +101,10 @@ def add_penalty_gradients(
         treedef: Any
         located, treedef = tree_flatten_with_path(updates, is_leaf=lambda leaf: leaf is None or is_masked(leaf))
         update_leaves = [leaf for _, leaf in located]
-        param_leaves = treedef.flatten_up_to(params)
+        try:
+            param_leaves = treedef.flatten_up_to(params)
+        except ValueError as error:
+            raise ValueError(f"`updates` and `params` must have the same structure: {error}") from error
         chosen = []
         for i, ((path, update), param) in enumerate(zip(located, param_leaves, strict=True)):
             if is_float_array(update) and is_float_array(param):
@@ -104,11 +115,16 @@ def add_penalty_gradients(
                         f"at `{keystr(path, simple=True, separator='/')}`"
                     )
 
+        next_key, with_key = None, {}
+        if key is not None and state.key is not None:
+            pair = jax.random.split(jax.random.wrap_key_data(state.key, impl=jax.random.key_impl(key)))
+            next_key, with_key = jax.random.key_data(pair[0]), {"key": pair[1]}
+
         def penalty_of(*values: jax.Array) -> jax.Array:
             leaves = list(param_leaves)
             for i, value in zip(chosen, values, strict=True):
                 leaves[i] = value
-            return checked_scalar(rules(treedef.unflatten(leaves)), of="`rules`")
+            return checked_scalar(rules(treedef.unflatten(leaves), **with_key), of="`rules`")
 
         values = [jnp.asarray(param_leaves[i]) for i in chosen]
         penalty, gradients = _value_and_gradients(penalty_of, values, scale(state.count) if callable(scale) else scale)
@@ -117,7 +133,7 @@ def add_penalty_gradients(
                 update = jnp.asarray(update_leaves[i])
                 update_leaves[i] = update + gradient.astype(update.dtype)
         tracked = penalty.astype(jnp.float32) if track else _untracked()
-        new_state = PenaltyState(optax.safe_increment(state.count), tracked, state.key)
+        new_state = PenaltyState(optax.safe_increment(state.count), tracked, next_key)
         return treedef.unflatten(update_leaves), new_state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -146,7 +162,8 @@ def _value_and_gradients(
         return value
 
     value, pull_back = jax.vjp(of_used, *(v for u, v in zip(used, values, strict=True) if u))
-    scale = jnp.asarray(scale)
+    scale = as_real(scale, name="scale")
     _check_scalar(scale)
-    gradients = iter(pull_back(scale.astype(value.dtype)))
+    # The ones give the cotangent the type of the value, under `jax.shard_map` its varying axes too.
+    gradients = iter(pull_back(scale.astype(value.dtype) * jnp.ones_like(value)))
     return value, [next(gradients) if u else None for u in used]

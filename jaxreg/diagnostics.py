@@ -34,7 +34,7 @@ def cosines(x: ArrayLike, *, mode: Mode = "rows", out_axis: Axes = -1, batch_axi
     """
     check_mode(mode)
     matrices = as_matrices(as_wide(x), out_axis=out_axis, batch_axis=batch_axis)
-    units = unit_rows(matrices if mode == "rows" else matrices.swapaxes(-1, -2))
+    units = unit_rows(matrices if mode == "rows" else matrices.swapaxes(-1, -2)).units
     grams = jnp.matmul(units, units.swapaxes(-1, -2), precision=jax.lax.Precision.HIGHEST)
     return grams[0] if isinstance(batch_axis, tuple | list) and not batch_axis else grams
 

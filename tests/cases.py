@@ -11,6 +11,8 @@ import numpy as np
 
 import jaxreg
 from jaxreg import penalties
+from jaxreg._gram import mean_absolute_cosine
+from jaxreg._numerics import as_wide
 
 
 def cosines_reference(x, mode="rows", epsilon=1e-7):
@@ -24,7 +26,23 @@ def cosines_reference(x, mode="rows", epsilon=1e-7):
     return float(sum(pairs) / (n * (n - 1))) if n > 1 else 0.0
 
 
-def over_matrices(x, out, batch=(), mode="rows"):
+def frame_potential_reference(x, mode="rows"):
+    """Mean cos², pair by pair, less what the Welch bound says it must be."""
+    rows = np.asarray(x, np.float64)
+    rows = rows if mode == "rows" else rows.T
+    n, d = rows.shape
+    if n < 2 or d == 0:
+        return 0.0
+    with np.errstate(under="ignore"):
+        units = np.stack([row / max(np.sqrt(np.sum(np.square(row.astype(np.longdouble)))), 1e-7) for row in rows])
+        if n <= d:
+            return float(
+                sum(np.dot(units[i], units[j]) ** 2 for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+            )
+        return float(np.linalg.norm((units.T @ units - n / d * np.eye(d)).astype(np.float64)) ** 2 / (n * (n - 1)))
+
+
+def over_matrices(x, out, batch=(), mode="rows", one=cosines_reference):
     """The reference over the matrices of a kernel, its axes picked one index at a time."""
     x = np.asarray(x, np.float64)
     rows = [axis for axis in range(x.ndim) if axis not in out + batch]
@@ -39,7 +57,7 @@ def over_matrices(x, out, batch=(), mode="rows"):
 
         part = np.transpose(part, [position(axis) for axis in rows] + [position(axis) for axis in out])
         sizes = [int(np.prod([x.shape[axis] for axis in axes])) for axes in (rows, out)]
-        total += cosines_reference(part.reshape(sizes), mode)
+        total += one(part.reshape(sizes), mode)
     return total
 
 
@@ -88,14 +106,27 @@ class Case:
         return self.name
 
 
-def _orthogonal(name, shapes, out, batch=(), mode="rows", **options):
-    return Case(
-        name,
-        lambda x: penalties.orthogonal(x, mode=mode, **options),
-        lambda x: over_matrices(x, out, batch, mode),
-        shapes,
-        scale_invariant=True,
-    )
+def _on_matrices(penalty, one):
+    def case(name, shapes, out, batch=(), mode="rows", **options):
+        return Case(
+            name,
+            lambda x: penalty(x, mode=mode, **options),
+            lambda x: over_matrices(x, out, batch, mode, one),
+            shapes,
+            scale_invariant=True,
+        )
+
+    return case
+
+
+def _tiled(x, mode):
+    """The kernel with tiles of 2 rows, so that a small matrix has many, the last one ragged."""
+    return mean_absolute_cosine(as_wide(x), tile=2)
+
+
+_orthogonal = _on_matrices(penalties.orthogonal, cosines_reference)
+_frame = _on_matrices(penalties.frame_potential, frame_potential_reference)
+_tiles = _on_matrices(_tiled, cosines_reference)
 
 
 PENALTIES = (
@@ -108,6 +139,10 @@ PENALTIES = (
     _orthogonal("orthogonal per head", ((5, 2, 3),), (2,), (1,), mode="columns", batch_axis=1),
     _orthogonal("orthogonal stacked", ((4, 5, 3),), (2,), (0,), batch_axis=0),
     _orthogonal("orthogonal Equinox", ((5, 3),), (0,), mode="columns", out_axis=0),
+    _tiles("tiles of two rows", ((5, 3), (7, 2), (4, 6)), (1,)),
+    _frame("frame potential rows", ((3, 5), (5, 3), (3, 3)), (1,)),
+    _frame("frame potential columns", ((3, 5), (5, 3)), (1,), mode="columns"),
+    _frame("frame potential per head", ((5, 2, 3),), (2,), (1,), mode="columns", batch_axis=1),
     _orthogonal("orthogonal negative axes", ((2, 3, 4, 5),), (2, 1), (0,), out_axis=(-2, -3), batch_axis=-4),
 )
 
@@ -147,6 +182,12 @@ REGULARIZERS = (
         "OrthogonalRegularizer heads",
         lambda s: jaxreg.OrthogonalRegularizer(s, "columns", out_axis=(0,), batch_axis=()),
         lambda x, s: s * over_matrices(x, (0,), mode="columns"),
+        (0.3,),
+    ),
+    RegularizerCase(
+        "FramePotential",
+        lambda s: jaxreg.FramePotential(s, "columns"),
+        lambda x, s: s * frame_potential_reference(x, "columns"),
         (0.3,),
     ),
     RegularizerCase("sum", lambda s, t: jaxreg.L1(s) + jaxreg.L2(t), lambda x, s, t: s * _l1(x) + t * _l2(x), (0.3, 2)),

@@ -56,6 +56,7 @@ def test_nnx_captures():
 
 def test_batch_sizes():
     outputs = {"Dense_0": {"__call__": (10.0 * jnp.ones((5, 5)),)}}
+    assert activity_penalty(RULES, outputs, batch_size=2**40) == np.float32(25.0 / 2**40)
     for size in (5, np.int64(5), jnp.asarray(5)):
         assert activity_penalty(RULES, outputs, batch_size=size) == 5.0
     assert jax.jit(lambda n: activity_penalty(RULES, outputs, batch_size=n))(5) == 5.0
@@ -77,6 +78,11 @@ def test_batch_sizes():
 def test_errors(size, error, message):
     with pytest.raises(error, match=message):
         activity_penalty(RULES, {"Dense_0": {"__call__": (jnp.ones((5, 5)),)}}, batch_size=size)
+
+
+def test_rules_must_be_callable():
+    with pytest.raises(TypeError, match="`rules` must be a function from a tree to a scalar, got None"):
+        activity_penalty(None, {}, batch_size=5)
 
 
 def test_a_rule_that_meets_no_output_is_an_error():

@@ -173,18 +173,20 @@ def test_a_zero_vector_has_no_gradient_and_no_effect(mode):
 
 
 @each
-@pytest.mark.parametrize("scale", [1e-30, 1e30])
+@pytest.mark.parametrize("scale", [1e-30, 1e30, 1e38])
 def test_extreme_scales(case, scale):
     for shape in case.shapes:
         x = sample(shape, np.float32)
         value, gradient = jax.jit(jax.value_and_grad(case.penalty))(jnp.asarray(x * np.float32(scale)))
+        if case.name == "l1" and scale > 1e30:  # the sum is beyond float32
+            continue
         if case.name == "l2":  # the square of 1e30 is beyond float32, the gradient is not
             np.testing.assert_allclose(gradient, 2 * x * np.float32(scale), rtol=1e-6)
             continue
         assert np.all(np.isfinite(gradient))
         exact = case.reference(x.astype(np.float64) * scale)
         np.testing.assert_allclose(value, exact, rtol=2e-6, atol=1e-35)
-        if case.scale_invariant and scale > 1:
+        if case.scale_invariant and scale == 1e30:  # the gradient at 1e38 is below the normal numbers
             np.testing.assert_allclose(value, case.penalty(jnp.asarray(x)), rtol=2e-6)
             expected = jax.grad(case.penalty)(jnp.asarray(x))
             np.testing.assert_allclose(gradient * np.float32(scale), expected, rtol=1e-4, atol=1e-7)

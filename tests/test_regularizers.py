@@ -1,6 +1,8 @@
 """Regularizers as objects: what their constructors check, how they add and scale, and how they are subclassed."""
 
 import dataclasses
+import enum
+import functools
 import pickle
 
 import flax.serialization
@@ -79,6 +81,9 @@ STRENGTH_ERRORS = [
     ("0.1", TypeError, "must be a number, got str '0.1'"),
     ([0.1], TypeError, "must be a number, got list"),
     (1j, TypeError, "must be a number, got complex"),
+    (jnp.complex64(1j), TypeError, r"must be a real number, got complex64\[\]"),
+    (jnp.array(True), TypeError, r"must be a real number, got bool\[\]"),
+    (jax.random.key(0), TypeError, "must be a real number, got key"),
 ]
 
 
@@ -119,6 +124,11 @@ PENALTY_ERRORS = [
     (lambda: penalties.l2(jnp.ones(3, bool)), TypeError, r"got bool\[3\]"),
     (lambda: penalties.l2("kernel"), TypeError, "`x` must be a real floating-point array, got str 'kernel'"),
     (lambda: penalties.l2({"a": X}), TypeError, "`x` must be .* got dict; for a tree of arrays use `jaxreg.Rules`"),
+    (
+        lambda: penalties.l2(jax.ShapeDtypeStruct((2,), jnp.float32)),
+        TypeError,
+        r"got float32\[2\] without values; of shapes use `jax.eval_shape`",
+    ),
     (lambda: penalties.l2(None), TypeError, "`x` must be a real floating-point array, got None"),
     (lambda: penalties.l2(jax.random.key(0)), TypeError, "`x` must be a real floating-point array, got key"),
     (lambda: penalties.orthogonal(jnp.ones(3)), ValueError, r"`x` must have rank >= 2 .*float32\[3\].*another rule"),
@@ -234,11 +244,14 @@ def test_a_decorator_by_habit_does_no_harm():
     @dataclasses.dataclass(frozen=True)
     class Decorated(jaxreg.Regularizer):
         factor: float = 0.1
+        weights: tuple = dataclasses.field(default_factory=tuple)
+        axis: int = dataclasses.field(default=0, metadata={"static": True})
 
         def __call__(self, x):
             return self.factor * jnp.sum(x)
 
     assert jax.tree.leaves(Decorated(0.5)) == [0.5]
+    assert Decorated(weights=(0.5,)).weights == (0.5,)
     with pytest.raises(dataclasses.FrozenInstanceError):
         Decorated().factor = 1.0
 
@@ -280,20 +293,93 @@ def test_own_init_below_a_dataclass_compares_by_identity():
     assert penalty(Weighted(1.0, 4.0)) == 2 * penalty(Weighted(1.0, 2.0))
 
 
-def test_what_post_init_sets_beside_the_fields_survives():
-    class Derived(jaxreg.Regularizer):
-        factor: float = 0.5
-        scale = 1.0
+def test_what_is_derived_from_strengths_follows_them():
+    class Cached(jaxreg.Regularizer):
+        l2: float = 1.0
 
-        def __post_init__(self):
-            object.__setattr__(self, "scale", 10.0)
+        @functools.cached_property
+        def twice(self):
+            return 2.0 * self.l2
 
         def __call__(self, x):
-            return self.factor * self.scale * jnp.sum(x)
+            return self.twice * jnp.sum(jnp.square(x))
 
-    assert jax.jit(lambda r: r(X))(Derived()) == Derived()(X)
-    assert repr(Derived()) == "Derived(factor=0.5)"
-    assert Derived().get_config() == {"factor": 0.5}
+    regularizer = Cached(0.5)
+    expected = regularizer(X)
+    assert jax.tree.leaves(regularizer) == [0.5]
+    assert jax.grad(lambda r: r(X))(regularizer).l2 == 2 * expected
+    assert jax.tree.map(lambda leaf: 2 * leaf, regularizer)(X) == 2 * expected
+
+    class Derived(jaxreg.Regularizer):
+        l2: float = 1.0
+
+        def __post_init__(self):
+            object.__setattr__(self, "twice", 2.0 * self.l2)
+
+    with pytest.raises(TypeError, match="`twice` of Derived is no field; make it one, or a property"):
+        jax.tree.leaves(Derived())
+
+
+def test_members_of_an_enum_are_choices():
+    class Kind(enum.IntEnum):
+        SUM = 0
+        SQUARES = 1
+
+    class Chosen(jaxreg.Regularizer):
+        factor: float = 0.5
+        kind: Kind = Kind.SQUARES
+
+        def __call__(self, x):
+            return self.factor * jnp.sum(jnp.square(x) if self.kind is Kind.SQUARES else x)
+
+    assert jax.jit(lambda r: r(X))(Chosen()) == Chosen()(X)
+
+
+def test_equal_static_values_of_other_types_are_other_choices():
+    class Flagged(jaxreg.Regularizer):
+        factor: float = 0.5
+        flag: object = dataclasses.field(default=1, metadata={"static": True})
+
+        def __call__(self, x):
+            return self.factor * jnp.sum(x) * (10.0 if self.flag is True else 1.0)
+
+    penalty = jax.jit(lambda r: r(X))
+    assert penalty(Flagged(flag=True)) == 10 * penalty(Flagged(flag=1))
+    assert Flagged(flag=True) != Flagged(flag=1)
+
+
+def test_array_strengths_are_equal_by_identity_and_hashable():
+    strengths = jnp.ones(3)
+    assert jaxreg.L2(strengths) == jaxreg.L2(strengths)
+    assert jaxreg.L2(strengths) != jaxreg.L2(jnp.ones(3))
+    assert jax.jit(jaxreg.L2(jnp.asarray(0.5)))(X) == jaxreg.L2(0.5)(X)
+
+
+def test_slots_are_refused():
+    with pytest.raises(TypeError, match="Slotted must not have `__slots__`"):
+
+        class Slotted(jaxreg.Regularizer):
+            __slots__ = ("l2",)
+
+
+def test_configs_of_classes_made_of_more_than_their_fields():
+    class Made(jaxreg.Regularizer):
+        factor: float
+        times: dataclasses.InitVar[float] = 2.0
+        doubled: float = dataclasses.field(init=False, default=0.0)
+
+        def __post_init__(self, times):
+            object.__setattr__(self, "factor", self.factor * times)
+
+    with pytest.raises(NotImplementedError, match="Made is made of more than its fields and must define `get_config`"):
+        Made(0.5).get_config()
+
+    class Partly(jaxreg.Regularizer):
+        factor: float = 0.5
+        doubled: float = dataclasses.field(init=False, default=1.0)
+
+    assert Partly(0.25).get_config() == {"factor": 0.25}
+    assert Partly.from_config(Partly(0.25).get_config()) == Partly(0.25)
 
 
 def test_an_axis_is_static_where_it_is_marked_in_both_forms():
@@ -351,7 +437,9 @@ def test_an_unhashable_static_attribute_is_named():
 
 
 def test_keras_form_without_get_config_says_so():
-    with pytest.raises(NotImplementedError, match="Nested has an `__init__` of its own and must define `get_config`"):
+    with pytest.raises(
+        NotImplementedError, match="Nested is made of more than its fields and must define `get_config`"
+    ):
         Nested(jaxreg.L2()).get_config()
 
 

@@ -1,5 +1,6 @@
 """Rules over trees of every kind: what they match, what they cost, how they explain themselves, and their errors."""
 
+import dataclasses
 import io
 import json
 
@@ -366,6 +367,12 @@ ERRORS = [
         TypeError,
         r"`pairs\[0\]`, 'kernel': `identifier` .* got float 0.1; write L2\(0.1\)",
     ),
+    (lambda: Rules.from_config({"pairs": [["a", None]], "stric": False}), ValueError, r"got \['pairs', 'stric'\]"),
+    (
+        lambda: Rules.from_config(None),
+        ValueError,
+        "`config` must be a dict with the keys 'pairs' and 'strict', got None",
+    ),
     (lambda: Rules((r"kernel", L2()), strict=1), TypeError, "`strict` must be a bool, got int 1"),
 ]
 
@@ -393,6 +400,22 @@ def test_an_error_of_a_users_function_is_located():
     with pytest.raises(RuntimeError, match="mine") as caught:
         Rules((r"head/bias", fails))(PARAMS)
     assert "at `head/bias`, under rule 0" in caught.value.__notes__[0]
+    with pytest.raises(AttributeError) as caught:
+        Rules((lambda path, leaf: leaf.nope, L2()))(PARAMS)
+    assert "in the predicate of rule 0" in caught.value.__notes__[0]
+    assert "at `Conv_0/bias`" in caught.value.__notes__[0]
+
+
+def test_rules_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError, match="strict"):
+        RULES.strict = False
+
+
+def test_patterns_are_static_whatever_they_hold():
+    larger = jax.tree_util.Partial(lambda least, path, leaf: leaf.size > least, 20)
+    rules = Rules((larger, L2(0.5)))
+    assert jax.tree.leaves(rules) == [0.5]
+    assert jax.jit(lambda r: r(PARAMS))(rules) == rules(PARAMS)
 
 
 def test_strict_is_a_choice():

@@ -403,6 +403,21 @@ def test_sharded_params_keep_their_sharding(axis_type):
     np.testing.assert_allclose(state.penalty, 0.5 * np.square(np.arange(48.0)).sum(), rtol=1e-6)
 
 
+@pytest.mark.parametrize("spec", [PartitionSpec(), PartitionSpec("d")], ids=["replicated", "sharded"])
+def test_shard_map(spec):
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
+    params = {"kernel": jnp.arange(48.0).reshape(16, 3)}
+    tx = add_penalty_gradients(Rules((r"", L2(0.5))))
+    update = jax.shard_map(
+        lambda u, p, s: tx.update(u, s, p)[0],
+        mesh=mesh,
+        in_specs=(spec, spec, PartitionSpec()),
+        out_specs=spec,
+    )
+    updates = jax.jit(update)(jax.tree.map(jnp.zeros_like, params), params, tx.init(params))
+    np.testing.assert_array_equal(updates["kernel"], params["kernel"])
+
+
 # Errors.
 
 
@@ -431,6 +446,21 @@ def test_sharded_params_keep_their_sharding(axis_type):
             lambda: step(add_penalty_gradients(RULES, scale=lambda count: jnp.ones(2))),
             ValueError,
             r"`scale` must be a scalar, got float32\[2\]",
+        ),
+        (
+            lambda: step(add_penalty_gradients(RULES, scale=lambda c: 1j)),
+            TypeError,
+            "`scale` must be a real number, got complex",
+        ),
+        (
+            lambda: step(add_penalty_gradients(RULES, scale=lambda c: None)),
+            TypeError,
+            "`scale` must be a real number, got None",
+        ),
+        (
+            lambda: step(add_penalty_gradients(RULES), {"hidden": GRADS["hidden"]}),
+            ValueError,
+            "`updates` and `params` must have the same structure",
         ),
         (lambda: step(add_penalty_gradients(lambda p: p["head"]["bias"])), TypeError, "`rules` must return a scalar"),
         (lambda: step(add_penalty_gradients(Rules((r"kernle$", L2())))), ValueError, "met no parameter"),
