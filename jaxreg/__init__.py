@@ -2,8 +2,8 @@
 
 A penalty is a function from an array to a scalar (`jaxreg.penalties`). A regularizer is a penalty with its strength,
 as a pytree (`L1`, `L2`, `L1L2`, `OrthogonalRegularizer`, `FramePotential`, your own `Regularizer`; `get`, `serialize`
-and `deserialize` turn names and dicts into them and back). `Rules` choose regularizers for the parameters of a tree by path.
-`add_penalty_gradients` puts rules in an optax chain, and `activity_penalty` applies them to layer outputs.
+and `deserialize` turn names and dicts into them and back). `Rules` choose regularizers for the parameters of a tree by
+path. `add_penalty_gradients` puts rules in an optax chain, and `activity_penalty` applies them to layer outputs.
 `jaxreg.diagnostics` measures weights.
 """
 

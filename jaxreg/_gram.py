@@ -56,8 +56,8 @@ def over_batch(function: Callable[[jax.Array], jax.Array], matrices: jax.Array) 
     """
     if len(matrices) == 1:
         return function(matrices[0])
-    over = lax.map if matrices.shape[1] > TILE else lambda function, matrices: jax.vmap(function)(matrices)
-    return jnp.sum(over(function, matrices))
+    one_by_one = matrices.shape[1] > TILE
+    return jnp.sum(lax.map(function, matrices) if one_by_one else jax.vmap(function)(matrices))
 
 
 def check_sample(sample: Any) -> None:
@@ -114,7 +114,7 @@ def _pair_sum_jvp(
 
 
 def _signed_sums(units: jax.Array, precision: Precision, tile: int) -> jax.Array:
-    """SU. Its own derivatives make the tiles again instead of keeping them."""
+    """SU. Its derivative makes the tiles again instead of keeping them."""
     padded, size, blocks = _in_blocks(units, tile)
 
     def add(sums: jax.Array, i: Any, change: jax.Array) -> jax.Array:

@@ -149,7 +149,7 @@ def frame_potential(
 
     Args, dtypes and errors are those of `orthogonal`.
 
-    >>> angles = 2 * jnp.pi * jnp.arange(3) / 3
+    >>> angles = 2.0 * jnp.pi * jnp.arange(3.0) / 3.0
     >>> mercedes = jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=1)
     >>> print(f"{jaxreg.penalties.frame_potential(mercedes):.4f}")
     0.0000

@@ -36,9 +36,8 @@ def frame_potential_reference(x, mode="rows"):
     with np.errstate(under="ignore"):
         units = np.stack([row / max(np.sqrt(np.sum(np.square(row.astype(np.longdouble)))), 1e-7) for row in rows])
         if n <= d:
-            return float(
-                sum(np.dot(units[i], units[j]) ** 2 for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
-            )
+            pairs = [np.dot(units[i], units[j]) ** 2 for i in range(n) for j in range(n) if i != j]
+            return float(sum(pairs) / (n * (n - 1)))
         return float(np.linalg.norm((units.T @ units - n / d * np.eye(d)).astype(np.float64)) ** 2 / (n * (n - 1)))
 
 

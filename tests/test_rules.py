@@ -170,8 +170,8 @@ def test_of_nnx_modules_the_params_are_taken_wherever_they_stand():
 def test_nnx_gradients_and_jit():
     model = NnxModel(nnx.Rngs(0))
     rules = Rules((r"kernel$", L2(0.5)))
-    np.testing.assert_allclose(nnx.jit(rules)(model), rules(model), rtol=1e-6)
-    gradient = nnx.grad(rules)(model)
+    np.testing.assert_allclose(nnx.jit(lambda model: rules(model))(model), rules(model), rtol=1e-6)
+    gradient = nnx.grad(lambda model: rules(model))(model)
     np.testing.assert_allclose(gradient["first"]["kernel"][...], model.first.kernel[...], rtol=1e-6)
 
 

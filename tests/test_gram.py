@@ -1,0 +1,285 @@
+"""The tiled Gram kernel against NumPy in float64 at many shapes and tile sizes; frame potential; samples."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxreg
+from jaxreg import _gram, penalties
+
+
+def reference(x, kernel_signs=None):
+    """Value and gradient of the mean |cosine| in float64; signs of cosines below 1e-6 may be given."""
+    x = np.asarray(x, np.float64)
+    n = len(x)
+    norms = np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-7)
+    units = x / norms
+    gram = units @ units.T
+    np.fill_diagonal(gram, 0.0)
+    signs = np.sign(gram)
+    if kernel_signs is not None:
+        signs = np.where(np.abs(gram) < 1e-6, kernel_signs, signs)
+    sums = 2 * signs @ units / (n * (n - 1))
+    along = np.where(norms > 1e-7, np.sum(units * sums, axis=1, keepdims=True), 0.0)
+    return np.abs(gram).sum() / (n * (n - 1)), (sums - units * along) / norms
+
+
+def matrix(n, d, kind="random"):
+    x = np.random.default_rng([n, d]).normal(size=(n, d))
+    if kind == "zero and repeated rows":
+        x[n // 2] = 0.0
+        x[-1] = x[0]
+    return x
+
+
+SHAPES = [(2, 3), (7, 5), (16, 16), (33, 8), (100, 7), (130, 64)]
+KINDS = ["random", "zero and repeated rows"]
+
+
+@pytest.mark.parametrize("tile", [1, 3, 16, 64, 1000])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_tiles_in_float64(shape, tile, kind):
+    with jax.enable_x64(True):
+        x = jnp.asarray(matrix(*shape, kind))
+        value, gradient = jax.jit(jax.value_and_grad(lambda x: _gram.mean_absolute_cosine(x, tile=tile)))(x)
+        alone = jax.jit(lambda x: _gram.mean_absolute_cosine(x, tile=tile))(x)
+    expected, slope = reference(x)
+    np.testing.assert_allclose(value, expected, rtol=1e-12)
+    np.testing.assert_allclose(alone, expected, rtol=1e-12)
+    assert np.linalg.norm(np.asarray(gradient) - slope) <= 1e-12 * max(np.linalg.norm(slope), 1.0)
+
+
+@pytest.mark.parametrize("shape", [(64, 32), (700, 48), (1100, 20)], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("tile", [256, _gram.TILE])
+def test_tiles_in_float32(shape, kind, tile):
+    x = matrix(*shape, kind).astype(np.float32)
+    value, gradient = jax.jit(jax.value_and_grad(lambda x: _gram.mean_absolute_cosine(x, tile=tile)))(x)
+    units = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.float32(1e-7))
+    expected, slope = reference(x, np.sign(units @ units.T - np.diag(np.diag(units @ units.T))))
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    # A cosine below float32's rounding may have either sign; each such pair is worth 2/(n(n-1)) of a unit row.
+    flips = np.sum(np.abs(units @ units.T) < 1e-6)
+    allowed = 1e-5 * np.linalg.norm(slope) + 4 * flips / (len(x) * (len(x) - 1)) / np.linalg.norm(x, axis=1).mean()
+    assert np.linalg.norm(np.asarray(gradient) - slope) <= allowed
+
+
+@pytest.mark.parametrize("shape", [(40, 12), (9, 30)], ids=str)
+def test_the_readable_reference_is_the_same_function(shape):
+    x = jnp.asarray(matrix(*shape), jnp.float32)
+    fast = jax.value_and_grad(lambda x: _gram.pair_sum(x, None, 16))(x)
+    plain = jax.value_and_grad(_gram.pair_sum_reference)(x)
+    np.testing.assert_allclose(fast[0], plain[0], rtol=1e-6)
+    np.testing.assert_allclose(fast[1], plain[1], rtol=1e-4, atol=1e-5)
+
+
+def dots(function, x):
+    """How often each dot_general of a traced function runs, through its scans, with its shapes and precision."""
+    found = []
+
+    def walk(jaxpr, times):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "dot_general":
+                found.append((times, equation))
+            inner_times = times * equation.params["length"] if equation.primitive.name == "scan" else times
+            for value in equation.params.values():
+                for inner in value if isinstance(value, tuple | list) else [value]:
+                    inner = getattr(inner, "jaxpr", inner)
+                    if hasattr(inner, "eqns"):
+                        walk(inner, inner_times)
+
+    walk(jax.make_jaxpr(function)(x).jaxpr, 1)
+    return found
+
+
+def flops(function, x):
+    total = 0
+    for times, equation in dots(function, x):
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        inner = np.prod([equation.invars[0].aval.shape[axis] for axis in contracted])
+        total += 2 * times * int(inner) * int(np.prod(equation.outvars[0].aval.shape))
+    return total
+
+
+def test_flops_and_memory_are_what_is_promised():
+    n, d = 4096, 64
+    x = jax.ShapeDtypeStruct((n, d), jnp.float32)
+    tiles = n / _gram.TILE
+    gradient = jax.grad(lambda x: _gram.mean_absolute_cosine(x))
+    assert flops(gradient, x) == (3 + 1 / tiles) * n * n * d  # the tiles on the diagonal take 4 in place of 3
+    assert flops(lambda x: _gram.mean_absolute_cosine(x), x) == (1 + 1 / tiles) * n * n * d
+    dense = flops(jax.grad(_gram.pair_sum_reference), x)
+    assert dense == 6 * n * n * d
+    temporary = jax.jit(gradient).lower(x).compile().memory_analysis().temp_size_in_bytes
+    assert temporary < 4 * (6 * n * d + 6 * _gram.TILE**2)
+    plain = jax.jit(jax.grad(_gram.pair_sum_reference)).lower(x).compile().memory_analysis().temp_size_in_bytes
+    assert plain > 4 * n * n
+
+
+def test_hessian_products_keep_no_tiles():
+    """Forward over reverse, as Hessian-vector products are made; reverse over reverse keeps the signs."""
+    n, d = 2048, 16
+    x = jax.ShapeDtypeStruct((n, d), jnp.float32)
+    product = jax.jit(lambda x: jax.jvp(jax.grad(_gram.mean_absolute_cosine), (x,), (x,))[1])
+    assert product.lower(x).compile().memory_analysis().temp_size_in_bytes < 4 * n * n / 3
+
+
+@pytest.mark.parametrize("precision", [None, "highest", jax.lax.Precision.HIGH, "bfloat16"])
+@pytest.mark.parametrize("penalty", [penalties.orthogonal, penalties.frame_potential])
+def test_precision_reaches_every_product(precision, penalty):
+    x = jnp.asarray(matrix(20, 6), jnp.float32)
+    wanted = {str(e.params["precision"]) for _, e in dots(lambda x: jnp.matmul(x, x.T, precision=precision), x)}
+    found = dots(jax.grad(lambda x: penalty(x, precision=precision)), x)
+    assert found
+    assert {str(equation.params["precision"]) for _, equation in found} == wanted
+
+
+def test_default_precision_follows_jax():
+    x = jnp.asarray(matrix(20, 6), jnp.float32)
+    with jax.default_matmul_precision("highest"):
+        found = dots(jax.grad(penalties.orthogonal), x)
+    assert all("HIGHEST" in str(equation.params["precision"]) for _, equation in found)
+
+
+def test_remat():
+    x = jnp.asarray(matrix(20, 6), jnp.float32)
+    np.testing.assert_array_equal(jax.grad(jax.checkpoint(penalties.orthogonal))(x), jax.grad(penalties.orthogonal)(x))
+
+
+def test_large_batches_go_one_by_one_to_the_same_sum():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, _gram.TILE + 9, 4)), jnp.float32)
+    together = jax.grad(lambda x: penalties.orthogonal(x, batch_axis=0))(x)
+    apart = jnp.stack([jax.grad(penalties.orthogonal)(part) for part in x])
+    np.testing.assert_allclose(together, apart, rtol=1e-5, atol=1e-8)
+
+
+# Frame potential: gradient descent reaches tight frames, whose excess is 0.
+
+
+@pytest.mark.parametrize(("n", "d"), [(6, 3), (16, 6), (7, 3), (5, 8)])
+def test_frame_potential_descends_to_a_tight_frame(n, d):
+    with jax.enable_x64(True):
+        x = jnp.asarray(matrix(n, d))
+        rate = 0.2 * n * (n - 1) / max(n / d, 1.0)
+
+        @jax.jit
+        def descend(x):
+            def step(x, _):
+                x = x - rate * jax.grad(penalties.frame_potential)(x)
+                return x / jnp.linalg.norm(x, axis=1, keepdims=True), None
+
+            return jax.lax.scan(step, x, length=20_000)[0]
+
+        frame = np.asarray(descend(x))
+        excess = float(penalties.frame_potential(frame))
+    assert excess < 1e-12
+    total = np.sum((frame @ frame.T) ** 2)
+    np.testing.assert_allclose(total, max(n, n * n / d), rtol=1e-6)
+
+
+def test_frame_potential_is_exact_at_its_minimum_in_float32():
+    frame = jnp.tile(jnp.eye(8), (512, 1))  # 4096 rows, every pair of 8 dimensions evenly used
+    assert penalties.frame_potential(frame) == 0
+
+
+# Samples.
+
+
+def test_a_sample_is_an_unbiased_estimate():
+    x = jnp.asarray(matrix(40, 5), jnp.float32)
+    exact = float(penalties.orthogonal(x))
+    keys = jax.random.split(jax.random.key(0), 4000)
+    estimates = np.asarray(jax.jit(jax.vmap(lambda key: penalties.orthogonal(x, sample=6, key=key)))(keys))
+    assert estimates.std() > 1e-3
+    assert abs(estimates.mean() - exact) < 4 * estimates.std() / np.sqrt(len(keys))
+    gradients = jax.jit(jax.vmap(lambda key: jax.grad(lambda x: penalties.orthogonal(x, sample=6, key=key))(x)))(keys)
+    error = np.abs(np.asarray(gradients).mean(0) - jax.grad(penalties.orthogonal)(x))
+    assert np.all(error < 5 * np.asarray(gradients).std(0) / np.sqrt(len(keys)) + 1e-6)
+
+
+def test_a_sample_of_all_is_exact():
+    x = jnp.asarray(matrix(12, 5), jnp.float32)
+    assert penalties.orthogonal(x, sample=12, key=jax.random.key(0)) == penalties.orthogonal(x)
+
+
+def test_a_sample_of_columns_and_of_each_matrix_of_a_batch():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 6, 30)), jnp.float32)
+    value = penalties.orthogonal(x, mode="columns", batch_axis=0, sample=29, key=jax.random.key(0))
+    np.testing.assert_allclose(value, penalties.orthogonal(x, mode="columns", batch_axis=0), rtol=0.05)
+    assert value != penalties.orthogonal(x, mode="columns", batch_axis=0)
+
+
+PARAMS = {
+    "embed": {"embedding": jnp.asarray(matrix(50, 4), jnp.float32)},
+    "other": {"embedding": jnp.asarray(matrix(50, 4), jnp.float32)},
+    "head": {"kernel": jnp.asarray(matrix(4, 3), jnp.float32)},
+}
+SAMPLED = jaxreg.OrthogonalRegularizer(0.5, sample=8)
+RULES = jaxreg.Rules((r"embedding$", SAMPLED), (r"kernel$", jaxreg.L2(0.1)))
+
+
+def test_rules_hand_the_key_to_those_that_sample():
+    key = jax.random.key(3)
+    parts = RULES.breakdown(PARAMS, key=key)
+    assert parts["embed/embedding"] != parts["other/embedding"]  # each with a key of its own
+    assert RULES(PARAMS, key=key) == sum(parts.values())
+    assert RULES(PARAMS, key=jax.random.key(4)) != RULES(PARAMS, key=key)
+    assert parts["head/kernel"] == jaxreg.L2(0.1)(PARAMS["head"]["kernel"])
+    assert str(RULES.explain(PARAMS, key=key))
+
+
+def test_sums_and_multiples_of_what_samples():
+    key = jax.random.key(0)
+    x = PARAMS["embed"]["embedding"]
+    both = 2.0 * (SAMPLED + jaxreg.L2(0.1))
+    assert both.samples
+    assert not jaxreg.L2(0.1).samples
+    np.testing.assert_allclose(both(x, key=key), 2 * (SAMPLED(x, key=key) + jaxreg.L2(0.1)(x)), rtol=1e-6)
+
+
+def test_the_transform_keeps_a_key_and_splits_it():
+    tx = jaxreg.add_penalty_gradients(RULES, key=jax.random.key(0))
+    zeros = jax.tree.map(jnp.zeros_like, PARAMS)
+    before = tx.init(PARAMS)
+    update = jax.jit(tx.update)
+    first, middle = update(zeros, before, PARAMS)
+    second, after = update(zeros, middle, PARAMS)
+    assert jax.tree.map(jnp.shape, before) == jax.tree.map(jnp.shape, after)
+    assert len({tuple(np.asarray(state.key).tolist()) for state in (before, middle, after)}) == 3
+    assert middle.penalty != after.penalty
+    assert np.any(first["embed"]["embedding"] != second["embed"]["embedding"])
+    again, _ = update(zeros, before, PARAMS)
+    np.testing.assert_array_equal(first["embed"]["embedding"], again["embed"]["embedding"])
+    assert update._cache_size() == 1
+
+
+ERRORS = [
+    (lambda: penalties.orthogonal(jnp.eye(3), sample=2), ValueError, "`key` must be given where `sample` is, got None"),
+    (lambda: RULES(PARAMS), ValueError, "at `embed/embedding`, under rule 0 .*`key` must be given"),
+    (lambda: RULES.explain(PARAMS), ValueError, "at `embed/embedding`, under rule 0 .*`key` must be given"),
+    (lambda: penalties.orthogonal(jnp.eye(3), sample=1), ValueError, "`sample` must be at least 2, .* got 1"),
+    (lambda: penalties.orthogonal(jnp.eye(3), sample=2.0), TypeError, "`sample` must be an int or None, got float 2.0"),
+    (lambda: jaxreg.OrthogonalRegularizer(sample=True), TypeError, "`sample` must be an int or None, got bool"),
+    (lambda: jaxreg.FramePotential(mode="row"), ValueError, "`mode` must be 'rows' or 'columns'"),
+    (lambda: jaxreg.FramePotential(out_axis="0"), TypeError, "`out_axis` must be an int or a tuple"),
+    (
+        lambda: jaxreg.add_penalty_gradients(RULES, key=0),
+        TypeError,
+        "`key` must be a key from `jax.random.key`, got int 0",
+    ),
+    (
+        lambda: jaxreg.add_penalty_gradients(RULES).update(
+            PARAMS, jaxreg.add_penalty_gradients(RULES).init(PARAMS), PARAMS
+        ),
+        ValueError,
+        "`key` must be given",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), ERRORS)
+def test_errors(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
