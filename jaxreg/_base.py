@@ -74,8 +74,8 @@ class Regularizer:
         object.__delattr__(self, name)
 
     @property
-    def samples(self) -> bool:
-        """Whether the penalty is an estimate from a random sample; then it is called with `key=`."""
+    def needs_key(self) -> bool:
+        """Whether the penalty is a random estimate, so that it must be called with `key=`."""
         return False
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -93,7 +93,7 @@ class Regularizer:
         """
         cls = type(self)
         made_of = [name for name, field in _fields(self).items() if field.init]
-        if not self._is_frozen or list(inspect.signature(cls).parameters) != made_of:
+        if not self._is_frozen or set(inspect.signature(cls).parameters) != set(made_of):
             raise NotImplementedError(f"{cls.__name__} is made of more than its fields and must define `get_config`")
         return {name: _to_json(value, name=f"{cls.__name__}.{name}") for name, value in _shown(self).items()}
 
@@ -141,7 +141,7 @@ def _shown(regularizer: Regularizer) -> dict[str, Any]:
 
 def penalty(regularizer: Regularizer, x: jax.Array, key: jax.Array | None) -> jax.Array:
     """What `regularizer` makes of `x`, checked; the key is for those that sample."""
-    value = regularizer(x, key=key) if regularizer.samples else regularizer(x)  # type: ignore[call-arg]
+    value = regularizer(x, key=key) if regularizer.needs_key else regularizer(x)  # type: ignore[call-arg]
     return checked_scalar(value, of=regularizer)
 
 
@@ -157,8 +157,8 @@ class Sum(Regularizer):
         object.__setattr__(self, "terms", tuple(as_regularizer(term) for term in self.terms))
 
     @property
-    def samples(self) -> bool:
-        return any(term.samples for term in self.terms)
+    def needs_key(self) -> bool:
+        return any(term.needs_key for term in self.terms)
 
     def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
         return total([penalty(term, x, key) for term in self.terms])
@@ -179,8 +179,8 @@ class Scaled(Regularizer):
         object.__setattr__(self, "regularizer", as_regularizer(self.regularizer))
 
     @property
-    def samples(self) -> bool:
-        return self.regularizer.samples
+    def needs_key(self) -> bool:
+        return self.regularizer.needs_key
 
     def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
         return scaled(self.scale, penalty(self.regularizer, x, key), name="scale")

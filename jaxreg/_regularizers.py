@@ -127,7 +127,7 @@ class OrthogonalRegularizer(_Strengths):
         check_sample(self.sample)
 
     @property
-    def samples(self) -> bool:
+    def needs_key(self) -> bool:
         return self.sample is not None
 
     def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:

@@ -234,8 +234,8 @@ def test_sums_and_multiples_of_what_samples():
     key = jax.random.key(0)
     x = PARAMS["embed"]["embedding"]
     both = 2.0 * (SAMPLED + jaxreg.L2(0.1))
-    assert both.samples
-    assert not jaxreg.L2(0.1).samples
+    assert both.needs_key
+    assert not jaxreg.L2(0.1).needs_key
     np.testing.assert_allclose(both(x, key=key), 2 * (SAMPLED(x, key=key) + jaxreg.L2(0.1)(x)), rtol=1e-6)
 
 
