@@ -19,17 +19,22 @@ from jaxreg._numerics import describe, magnitude, unit_rows
 
 Precision = lax.PrecisionLike
 
-# From examples/benchmarks/gram.py on 2 cores: smaller tiles lose time between their products, larger ones leave the
-# cache. Up to one tile the matrix is dense, at 4n²d.
+# From examples/benchmarks/gram.py on 2 cores. Up to DENSE rows one tile of all of them is as fast as several, at 4n²d
+# FLOPs, and compiles sooner. Above, smaller tiles lose time between their products, larger ones leave the cache.
+DENSE = 1024
 TILE = 512
 
 
-def mean_absolute_cosine(x: jax.Array, *, precision: Precision = None, tile: int = TILE) -> jax.Array:
-    """The mean of |cos(x_i, x_j)| over the pairs i ≠ j of the rows of one matrix; of fewer than two rows, 0."""
+@functools.partial(jax.jit, static_argnames=("precision", "tile"))
+def mean_absolute_cosine(x: jax.Array, *, precision: Precision = None, tile: int | None = None) -> jax.Array:
+    """The mean of |cos(x_i, x_j)| over the pairs i ≠ j of the rows of one matrix; of fewer than two rows, 0.
+
+    Under `jax.jit` already, kernels of one shape are traced once.
+    """
     n, _ = x.shape
     if n < 2:
         return jnp.zeros((), x.dtype)
-    return pair_sum(x, precision, tile) / (n * (n - 1))
+    return pair_sum(x, precision, tile or (n if n <= DENSE else TILE)) / float(n * (n - 1))
 
 
 def mean_squared_cosine(x: jax.Array, *, precision: Precision = None) -> jax.Array:
@@ -46,7 +51,7 @@ def mean_squared_cosine(x: jax.Array, *, precision: Precision = None) -> jax.Arr
         deviation = jnp.where(jnp.eye(n, dtype=bool), jnp.zeros_like(gram), gram)
     else:
         deviation = jnp.matmul(units.T, units, precision=precision) - (n / d) * jnp.eye(d, dtype=x.dtype)
-    return jnp.sum(jnp.square(deviation)) / (n * (n - 1))
+    return jnp.sum(jnp.square(deviation)) / float(n * (n - 1))
 
 
 def over_batch(function: Callable[[jax.Array], jax.Array], matrices: jax.Array) -> jax.Array:
@@ -90,6 +95,8 @@ def pair_sum(x: jax.Array, precision: Precision, tile: int) -> jax.Array:
     The subgradient of |·| at 0 is 0. Where no gradient is asked for, only the n²d FLOPs of the value are spent.
     """
     units = unit_rows(x).units
+    if len(units) <= tile:
+        return jnp.sum(jnp.abs(_own_cosines(units, precision)))
     padded, size, blocks = _in_blocks(units, tile)
 
     def own(total: jax.Array, i: Any) -> tuple[jax.Array, None]:
@@ -115,6 +122,8 @@ def _pair_sum_jvp(
 
 def _signed_sums(units: jax.Array, precision: Precision, tile: int) -> jax.Array:
     """SU. Its derivative makes the tiles again instead of keeping them."""
+    if len(units) <= tile:
+        return _own_products(units, precision)
     padded, size, blocks = _in_blocks(units, tile)
 
     def add(sums: jax.Array, i: Any, change: jax.Array) -> jax.Array:
@@ -124,8 +133,7 @@ def _signed_sums(units: jax.Array, precision: Precision, tile: int) -> jax.Array
 
     @jax.checkpoint
     def own(sums: jax.Array, i: Any) -> tuple[jax.Array, None]:
-        a = _rows(padded, i, size)
-        return add(sums, i, jnp.matmul(_signs(_own_cosines(a, precision)), a, precision=precision)), None
+        return add(sums, i, _own_products(_rows(padded, i, size), precision)), None
 
     @jax.checkpoint
     def pair(sums: jax.Array, ij: Any) -> tuple[jax.Array, None]:
@@ -136,6 +144,11 @@ def _signed_sums(units: jax.Array, precision: Precision, tile: int) -> jax.Array
     sums, _ = lax.scan(own, jnp.zeros_like(padded), np.arange(blocks))
     sums, _ = lax.scan(pair, sums, _pairs(blocks))
     return sums[: len(units)]
+
+
+def _own_products(a: jax.Array, precision: Precision) -> jax.Array:
+    """What a block adds to SU for itself."""
+    return jnp.matmul(_signs(_own_cosines(a, precision)), a, precision=precision)
 
 
 def signed_products(a: jax.Array, b: jax.Array, precision: Precision) -> tuple[jax.Array, jax.Array]:

@@ -133,18 +133,18 @@ def checked_strength(value: Any, *, name: str, default: float | None = None) -> 
 
 
 class UnitRows(NamedTuple):
-    """Rows over max(norm, epsilon), with what `pull_back` needs: that divisor, in two factors, and which it is."""
+    """Rows over max(norm, epsilon), with what `pull_back` needs: that division, in two factors, and which it is."""
 
     units: jax.Array
-    factor: jax.Array
-    norms: jax.Array
+    inverse: jax.Array
+    reciprocal: jax.Array
     is_long: jax.Array
 
     def pull_back(self, cotangents: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The cotangents of the rows from those of the units, (g − u⟨u, g⟩)/norm; and the products ⟨u, g⟩."""
         products = jnp.sum(self.units * cotangents, axis=-1, keepdims=True)
         along = self.units * jnp.where(self.is_long, products, jnp.zeros_like(products))
-        return (cotangents - along) / self.norms / self.factor, products
+        return (cotangents - along) * self.inverse * self.reciprocal, products
 
 
 def unit_rows(x: jax.Array, epsilon: float = 1e-7) -> UnitRows:
@@ -158,14 +158,10 @@ def unit_rows(x: jax.Array, epsilon: float = 1e-7) -> UnitRows:
     largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axis=-1, keepdims=True, initial=0.0)
     normal = largest >= tiny  # hardware may take a denormal number for 0
     factor = jnp.where(normal, jnp.minimum(largest, 1 / tiny), jnp.ones_like(largest))  # nor is 1 / factor one
-    rows = x / factor
+    reciprocal = 1 / factor
+    rows = x * reciprocal
     squares = jnp.sum(jnp.square(rows), axis=-1, keepdims=True)
-    norms = jnp.sqrt(jnp.where(normal, squares, jnp.ones_like(squares)))
-    is_long = normal & (norms * factor > epsilon)
-    units = jnp.where(is_long, rows / norms, x / epsilon)
-    return UnitRows(
-        units,
-        jnp.where(is_long, factor, jnp.ones_like(factor)),
-        jnp.where(is_long, norms, jnp.full_like(norms, epsilon)),
-        is_long,
-    )
+    is_long = normal & (jnp.sqrt(squares) * factor > epsilon)
+    norms = jnp.sqrt(jnp.where(is_long, squares, jnp.ones_like(squares)))
+    inverse = jnp.where(is_long, 1 / norms, factor / epsilon)
+    return UnitRows(rows * inverse, inverse, reciprocal, is_long)
