@@ -140,7 +140,7 @@ def _shown(regularizer: Regularizer) -> dict[str, Any]:
 
 
 def penalty(regularizer: Regularizer, x: jax.Array, key: jax.Array | None) -> jax.Array:
-    """What `regularizer` makes of `x`, checked; the key is for those that sample."""
+    """What `regularizer` makes of `x`, checked. One whose `needs_key` is true takes `key`, which no type says."""
     value = regularizer(x, key=key) if regularizer.needs_key else regularizer(x)  # type: ignore[call-arg]
     return checked_scalar(value, of=regularizer)
 

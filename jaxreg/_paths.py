@@ -23,7 +23,6 @@ def leaves_with_paths(tree: Any) -> list[tuple[str, Any]]:
     A box around an array (`nn.Partitioned`, `nnx.Param`) gives the array under the path of the box. Of an `nnx.Module`
     the parameters (`nnx.Param`) are taken, a shared one once. `MaskedNode` is a leaf; None is not.
     """
-
     found = [(keystr(path, simple=True, separator="/"), leaf) for path, leaf in _walk((), tree)]
     seen = set()
     for path, _ in found:

@@ -90,7 +90,26 @@ class L1L2(_Strengths):
         return scaled(self.l1, penalties.l1(x), name="l1") + scaled(self.l2, penalties.l2(x), name="l2")
 
 
-class OrthogonalRegularizer(_Strengths):
+class _OnMatrices(_Strengths):
+    """What the regularizers of the rows or columns of kernels have in common."""
+
+    factor: Any = dataclasses.field(default=0.01, metadata={"unset": None})  # Keras takes no None here
+    mode: Mode = _choice("rows")
+    out_axis: Axes = _choice(-1, kw_only=True)
+    batch_axis: Axes = _choice((), kw_only=True)
+    precision: Precision = _choice(None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_mode(self.mode)
+        for name in ("out_axis", "batch_axis"):
+            object.__setattr__(self, name, checked_axes(getattr(self, name), name=name))
+
+    def _view(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("mode", "out_axis", "batch_axis", "precision")}
+
+
+class OrthogonalRegularizer(_OnMatrices):
     """factor · mean |cosine| between distinct rows (or columns): `jaxreg.penalties.orthogonal`.
 
     For a Dense kernel `(in, out)` and for a convolution, the units are the columns.
@@ -114,16 +133,10 @@ class OrthogonalRegularizer(_Strengths):
     Source: `keras.regularizers.OrthogonalRegularizer`, 2020.
     """
 
-    factor: Any = dataclasses.field(default=0.01, metadata={"unset": None})  # Keras takes no None here
-    mode: Mode = _choice("rows")
-    out_axis: Axes = _choice(-1, kw_only=True)
-    batch_axis: Axes = _choice((), kw_only=True)
-    precision: Precision = _choice(None, kw_only=True)
     sample: int | None = _choice(None, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_matrix_view(self)
         check_sample(self.sample)
 
     @property
@@ -131,11 +144,11 @@ class OrthogonalRegularizer(_Strengths):
         return self.sample is not None
 
     def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
-        value = penalties.orthogonal(x, **_matrix_view(self), sample=self.sample, key=key)
+        value = penalties.orthogonal(x, **self._view(), sample=self.sample, key=key)
         return scaled(self.factor, value, name="factor")
 
 
-class FramePotential(_Strengths):
+class FramePotential(_OnMatrices):
     """factor · mean squared cosine between distinct rows, above the least there is: `jaxreg.penalties.frame_potential`.
 
     Where there are more units than dimensions, its best is units that are spread evenly.
@@ -157,28 +170,8 @@ class FramePotential(_Strengths):
     Source: Benedetto and Fickus, Finite normalized tight frames, 2003.
     """
 
-    factor: Any = dataclasses.field(default=0.01, metadata={"unset": None})
-    mode: Mode = _choice("rows")
-    out_axis: Axes = _choice(-1, kw_only=True)
-    batch_axis: Axes = _choice((), kw_only=True)
-    precision: Precision = _choice(None, kw_only=True)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_matrix_view(self)
-
     def __call__(self, x: jax.Array) -> jax.Array:
-        return scaled(self.factor, penalties.frame_potential(x, **_matrix_view(self)), name="factor")
-
-
-def _check_matrix_view(regularizer: Any) -> None:
-    check_mode(regularizer.mode)
-    for name in ("out_axis", "batch_axis"):
-        object.__setattr__(regularizer, name, checked_axes(getattr(regularizer, name), name=name))
-
-
-def _matrix_view(regularizer: Any) -> dict[str, Any]:
-    return {name: getattr(regularizer, name) for name in ("mode", "out_axis", "batch_axis", "precision")}
+        return scaled(self.factor, penalties.frame_potential(x, **self._view()), name="factor")
 
 
 BUILT_IN |= {cls.__name__: cls for cls in (L1, L2, L1L2, OrthogonalRegularizer, FramePotential)}
