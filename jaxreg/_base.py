@@ -1,24 +1,23 @@
 """What every regularizer is: frozen data, a pytree, something that adds and scales and has a config."""
 
 import dataclasses
-import inspect
-import types
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Self, dataclass_transform
+from collections.abc import Callable
+from typing import Any, ClassVar, dataclass_transform
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxreg import penalties
-from jaxreg._numerics import brief, checked_scalar, checked_strength, describe, scaled, total
-from jaxreg._pytree import attributes, identity, is_number, make_dataclass, register
+from jaxreg import prox
+from jaxreg._configured import BUILT_IN, Configured, is_penalty, to_dict
+from jaxreg._numerics import brief, checked_scalar, checked_strength, describe, scaled, times_strength, total
+from jaxreg._pytree import identity, is_number, make_dataclass, register
 
-# The classes that a config may name without `custom_objects`.
-BUILT_IN: dict[str, type["Regularizer"]] = {}
+GRADIENTS_INSTEAD = "add its gradients by `jaxreg.add_penalty_gradients`"
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
-class Regularizer:
+class Regularizer(Configured):
     """A penalty with its strength: a callable from an array to a scalar, and a pytree.
 
     To write one, annotate its numbers as fields and define `__call__`. No decorator is needed.
@@ -40,9 +39,14 @@ class Regularizer:
     stay a Python int, such as an axis, is to be marked.
 
     Regularizers add and scale: `a + b`, `sum([a, b])`, `2.0 * a`, `a + function`.
+
+    A regularizer may also define `prox(self, x, step)`, which `jaxreg.proximal` and `Rules.prox` call. A subclass that
+    defines `__call__` anew does not inherit one.
     """
 
-    _is_frozen: ClassVar[bool] = False
+    # Whether `prox` takes an array for its step, a step for each weight.
+    _takes_steps: ClassVar[bool] = False
+
     # NumPy's scalars and arrays leave `scale * regularizer` to `__rmul__`.
     __array_ufunc__: ClassVar[None] = None
 
@@ -50,6 +54,13 @@ class Regularizer:
         super().__init_subclass__(**kwargs)
         if cls.__dict__.get("__slots__"):
             raise TypeError(f"{cls.__name__} must not have `__slots__`: its strengths would not be found")
+        if "__call__" in cls.__dict__ and "prox" not in cls.__dict__:
+            # Of another penalty than the inherited prox is for.
+            cls.prox, cls._elastic_net, cls._takes_steps = (  # type: ignore[method-assign]
+                Regularizer.prox,
+                Regularizer._elastic_net,
+                False,
+            )
         if "__init__" in cls.__dict__:
             cls._is_frozen = False
         elif cls.__init__ is object.__init__ or cls._is_frozen:
@@ -82,25 +93,27 @@ class Regularizer:
         """The penalty of one array, a scalar."""
         raise NotImplementedError(f"{type(self).__name__} must define `__call__(self, x)`")
 
-    def get_config(self) -> dict[str, Any]:
-        """The arguments that make this regularizer again, in plain JSON.
+    @property
+    def has_prox(self) -> bool:
+        """Whether `prox` is defined."""
+        return type(self).prox is not Regularizer.prox
 
-        A number is kept as it was given. A keyword-only field at its default is left out, so that Keras can read
-        the config of a class it knows.
+    @property
+    def has_metric_prox(self) -> bool:
+        """Whether `prox` takes an array of the shape of `x` for its step too, as `metric="adam"` needs it."""
+        return self.has_prox and self._takes_steps
+
+    def prox(self, x: jax.Array, step: Any) -> jax.Array:
+        """argmin_y ½‖y − x‖² + step · self(y), an array of the shape and dtype of `x`.
 
         Raises:
-          TypeError: a strength is traced or stacked, or a field has no form in JSON.
+          NotImplementedError: there is no closed form.
         """
-        cls = type(self)
-        made_of = [name for name, field in _fields(self).items() if field.init]
-        if not self._is_frozen or set(inspect.signature(cls).parameters) != set(made_of):
-            raise NotImplementedError(f"{cls.__name__} is made of more than its fields and must define `get_config`")
-        return {name: _to_json(value, name=f"{cls.__name__}.{name}") for name, value in _shown(self).items()}
+        raise NotImplementedError(f"{self!r} has no prox in closed form; {GRADIENTS_INSTEAD}")
 
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Self:
-        """The regularizer whose `get_config` gave `config`."""
-        return cls(**{name: from_dict(value, custom_objects) for name, value in config.items()})
+    def _elastic_net(self) -> tuple[Any, Any] | None:
+        """The strengths of Σ|x| and Σx², where the penalty is made of these alone."""
+        return None
 
     def __add__(self, other: Any) -> "Regularizer":
         return _added(self, other)
@@ -114,29 +127,6 @@ class Regularizer:
         return Scaled(scale, self)
 
     __rmul__ = __mul__
-
-    def __repr__(self) -> str:
-        inside = ", ".join(f"{name}={brief(value)}" for name, value in _shown(self).items())
-        return f"{type(self).__name__}({inside})"
-
-
-def _fields(regularizer: Regularizer) -> dict[str, Any]:
-    found = getattr(regularizer, "__dataclass_fields__", {}) if regularizer._is_frozen else {}
-    return {name: field for name, field in found.items() if name in attributes(regularizer)}
-
-
-def _shown(regularizer: Regularizer) -> dict[str, Any]:
-    """The attributes that a config and a repr show: what a constructor takes, without keyword-only defaults."""
-    fields = _fields(regularizer)
-
-    def is_shown(name: str, value: Any) -> bool:
-        field = fields.get(name)
-        if field is None:
-            return True
-        is_default = type(value) is type(field.default) and value == field.default
-        return field.init and not (field.kw_only and is_default)
-
-    return {name: value for name, value in attributes(regularizer).items() if is_shown(name, value)}
 
 
 def penalty(regularizer: Regularizer, x: jax.Array, key: jax.Array | None) -> jax.Array:
@@ -163,6 +153,31 @@ class Sum(Regularizer):
     def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
         return total([penalty(term, x, key) for term in self.terms])
 
+    @property
+    def has_prox(self) -> bool:
+        return (len(self.terms) == 1 and self.terms[0].has_prox) or self._elastic_net() is not None
+
+    @property
+    def has_metric_prox(self) -> bool:
+        return (len(self.terms) == 1 and self.terms[0].has_metric_prox) or self._elastic_net() is not None
+
+    def prox(self, x: jax.Array, step: Any) -> jax.Array:
+        if len(self.terms) == 1:
+            return self.terms[0].prox(x, step)
+        strengths = self._elastic_net()
+        if strengths is None:
+            raise NotImplementedError(
+                f"{self!r} has no prox in closed form, as a sum of others than L1, L2 and L1L2; {GRADIENTS_INSTEAD}"
+            )
+        return prox.l1_l2(x, step, l1=strengths[0], l2=strengths[1])
+
+    def _elastic_net(self) -> tuple[Any, Any] | None:
+        found = [term._elastic_net() for term in self.terms]
+        parts = [strengths for strengths in found if strengths is not None]
+        if len(parts) < len(found):
+            return None
+        return total(jnp.asarray(l1) for l1, _ in parts), total(jnp.asarray(l2) for _, l2 in parts)
+
 
 class Scaled(Regularizer):
     """A regularizer times a number >= 0, what `2.0 * a` makes."""
@@ -185,6 +200,23 @@ class Scaled(Regularizer):
     def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
         return scaled(self.scale, penalty(self.regularizer, x, key), name="scale")
 
+    @property
+    def has_prox(self) -> bool:
+        return self.regularizer.has_prox
+
+    @property
+    def has_metric_prox(self) -> bool:
+        return self.regularizer.has_metric_prox
+
+    def prox(self, x: jax.Array, step: Any) -> jax.Array:
+        return self.regularizer.prox(x, times_strength(step, self.scale, name="scale"))
+
+    def _elastic_net(self) -> tuple[Any, Any] | None:
+        inner = self.regularizer._elastic_net()
+        if inner is None:
+            return None
+        return times_strength(inner[0], self.scale, name="scale"), times_strength(inner[1], self.scale, name="scale")
+
 
 class Function(Regularizer):
     """A plain function from an array to a scalar, as a regularizer without a strength of its own."""
@@ -197,13 +229,11 @@ class Function(Regularizer):
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.function(x)
 
+    def _to_dict(self) -> dict[str, Any]:
+        return to_dict(self.function)
+
 
 BUILT_IN |= {cls.__name__: cls for cls in (Sum, Scaled, Function)}
-
-
-def is_penalty(obj: Any) -> bool:
-    """Whether `obj` serves as a regularizer: one of ours, or a callable that is no class."""
-    return callable(obj) and not isinstance(obj, type)
 
 
 def as_regularizer(obj: Any) -> Regularizer:
@@ -224,77 +254,3 @@ def _added(left: Any, right: Any) -> Regularizer:
             return NotImplemented
         parts += part.terms if isinstance(part, Sum) else (as_regularizer(part),)
     return parts[0] if len(parts) == 1 else Sum(tuple(parts))
-
-
-def _to_json(value: Any, *, name: str) -> Any:
-    if value is None or isinstance(value, bool | str | int | float):
-        return value.item() if isinstance(value, np.generic) else value
-    if is_number(value):
-        if isinstance(value, jax.core.Tracer):
-            raise TypeError(f"`{name}` is traced, a config holds numbers; got {describe(value)}")
-        if np.ndim(value):
-            raise TypeError(
-                f"`{name}` is stacked, a config holds one number; got {describe(value)}, "
-                "take one with `jax.tree.map(lambda leaf: leaf[i], ...)`"
-            )
-        return np.asarray(value).item()
-    if isinstance(value, tuple | list):
-        return [_to_json(part, name=name) for part in value]
-    if is_penalty(value):
-        return to_dict(value)
-    raise TypeError(f"`{name}` has no form in JSON, got {describe(value)}")
-
-
-def to_dict(obj: Any) -> dict[str, Any]:
-    """A regularizer or a named function as Keras's four keys."""
-    if isinstance(obj, Function):
-        obj = obj.function
-    if isinstance(obj, Regularizer):
-        cls = type(obj)
-        built_in = BUILT_IN.get(cls.__name__) is cls
-        return {
-            "module": "jaxreg" if built_in else cls.__module__,
-            "class_name": cls.__name__,
-            "config": obj.get_config(),
-            "registered_name": None if built_in else cls.__name__,
-        }
-    if not isinstance(obj, types.FunctionType) or obj.__name__ == "<lambda>":
-        own = "; it has a `get_config` of its own" if hasattr(obj, "get_config") else ""
-        raise TypeError(f"expected a regularizer or a function with a name to find it by, got {brief(obj)}{own}")
-    return {
-        "module": obj.__module__,
-        "class_name": "function",
-        "config": obj.__name__,
-        "registered_name": obj.__name__,
-    }
-
-
-def from_dict(value: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
-    """What `to_dict` made a dict of, wherever one stands in `value`; its lists become tuples."""
-    if isinstance(value, list | tuple):
-        return tuple(from_dict(part, custom_objects) for part in value)
-    if not isinstance(value, Mapping) or "class_name" not in value:
-        return value
-    custom = custom_objects or {}
-    module, class_name, config = value.get("module"), value["class_name"], value.get("config") or {}
-    registered_name = value.get("registered_name")
-    is_function = class_name == "function"
-    names: tuple[Any, ...] = (config,) if is_function else (registered_name, class_name)
-    found = next((custom[name] for name in names if name in custom), None)
-    known_module = module is None or module == "jaxreg" or str(module).startswith("keras.")
-    if found is None and not is_function and known_module and registered_name is None:
-        found = BUILT_IN.get(class_name)
-    if found is None and is_function and module == penalties.__name__ and config in penalties.__all__:
-        found = getattr(penalties, config)
-    if found is None:
-        wanted = config if is_function else class_name
-        raise ValueError(
-            f"unknown regularizer {wanted!r} of module {module!r}: a class or function of your own "
-            f"must be in `custom_objects`, as {{{wanted!r}: ...}}; built in are "
-            f"{', '.join(sorted(BUILT_IN))}; `custom_objects` has {sorted(custom)}"
-        )
-    if is_function:
-        return found
-    if not isinstance(config, Mapping):
-        raise TypeError(f"`config` of {class_name!r} must be a dict, got {describe(config)}")
-    return found.from_config({name: from_dict(part, custom) for name, part in config.items()})

@@ -5,14 +5,16 @@ from typing import Any
 
 import jax
 
-from jaxreg._base import BUILT_IN, Regularizer, from_dict, is_penalty, to_dict
+from jaxreg._base import Regularizer
+from jaxreg._configured import BUILT_IN, from_dict, is_penalty, to_dict
 from jaxreg._numerics import describe
 from jaxreg._pytree import is_number
-from jaxreg._regularizers import L1, L1L2, L2, FramePotential, OrthogonalRegularizer
+from jaxreg._regularizers import L1, L1L2, L2, SHIPPED, OrthogonalRegularizer
+from jaxreg._regularizers._strengths import OfPenalty
 
 Penalty = Regularizer | Callable[[jax.Array], jax.Array]
 
-# Keras's names, and "orthogonal", each with its documented defaults: `L1L2()` itself has strengths of 0.
+# Keras's names and those of the penalties, each with its documented defaults: `L1L2()` itself has strengths of 0.
 _NAMED: dict[type[Regularizer], tuple[tuple[str, ...], dict[str, float]]] = {
     L1: (("L1", "l1"), {}),
     L2: (("L2", "l2"), {}),
@@ -21,7 +23,11 @@ _NAMED: dict[type[Regularizer], tuple[tuple[str, ...], dict[str, float]]] = {
         ("OrthogonalRegularizer", "orthogonal_regularizer", "orthogonal"),
         {},
     ),
-    FramePotential: (("FramePotential", "frame_potential"), {}),
+}
+_NAMED |= {
+    cls: ((cls.__name__, cls._penalty.__name__), {})
+    for cls in SHIPPED
+    if issubclass(cls, OfPenalty) and cls not in _NAMED
 }
 
 

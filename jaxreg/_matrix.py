@@ -1,7 +1,7 @@
 """The matrix view: a kernel of any rank as a batch of matrices, its axes named as initializers name them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -43,8 +43,46 @@ def positive_axes(axes: Axes, rank: int, *, name: str) -> tuple[int, ...]:
     return positive
 
 
+def within_groups(
+    x: jax.Array, group_axis: Axes, batch_axis: Axes, size_weighted: bool
+) -> tuple[tuple[int, ...], float]:
+    """The axes that the norm of a group runs over, and the weight of a group."""
+    groups = positive_axes(group_axis, x.ndim, name="group_axis")
+    batch = positive_axes(batch_axis, x.ndim, name="batch_axis")
+    if not groups:
+        raise ValueError("`group_axis` must name at least one axis, got ()")
+    check_disjoint(groups, batch, x, name="group_axis")
+    if not isinstance(size_weighted, bool):
+        raise TypeError(f"`size_weighted` must be a bool, got {describe(size_weighted)}")
+    axes = tuple(axis for axis in range(x.ndim) if axis not in groups + batch)
+    return axes, math.sqrt(math.prod(x.shape[axis] for axis in axes)) if size_weighted else 1.0
+
+
+def check_disjoint(axes: tuple[int, ...], batch: tuple[int, ...], x: jax.Array, *, name: str) -> None:
+    if shared := set(axes) & set(batch):
+        raise ValueError(
+            f"`{name}` and `batch_axis` must not share an axis, got {axes} and {batch}, which share "
+            f"{sorted(shared)} in rank {x.ndim}"
+        )
+
+
 def as_matrices(x: jax.Array, *, out_axis: Axes, batch_axis: Axes) -> jax.Array:
     """`x` as (batch, rows, columns): `out_axis` are the columns, all axes that are left the rows."""
+    order, sizes = _matrix_axes(x, out_axis, batch_axis)
+    return x.transpose(order).reshape(sizes)
+
+
+def on_matrices(
+    function: Callable[[jax.Array], jax.Array], x: jax.Array, *, out_axis: Axes, batch_axis: Axes
+) -> jax.Array:
+    """A function of (batch, rows, columns) that keeps the shape, on `x` in its own shape."""
+    order, sizes = _matrix_axes(x, out_axis, batch_axis)
+    transposed = x.transpose(order)
+    return function(transposed.reshape(sizes)).reshape(transposed.shape).transpose(np.argsort(order).tolist())
+
+
+def _matrix_axes(x: jax.Array, out_axis: Axes, batch_axis: Axes) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The axes of `x` in the order batch, rows, columns, and the sizes of these three."""
     if x.ndim < 2:
         raise ValueError(
             f"`x` must have rank >= 2 to be seen as a matrix, got {describe(x)}; "
@@ -54,15 +92,11 @@ def as_matrices(x: jax.Array, *, out_axis: Axes, batch_axis: Axes) -> jax.Array:
     batch = positive_axes(batch_axis, x.ndim, name="batch_axis")
     if not columns:
         raise ValueError("`out_axis` must name at least one axis, got ()")
-    if shared := set(columns) & set(batch):
-        raise ValueError(
-            f"`out_axis` and `batch_axis` must not share an axis, got {out_axis} and "
-            f"{batch_axis}, which share {sorted(shared)} in rank {x.ndim}"
-        )
+    check_disjoint(columns, batch, x, name="out_axis")
     rows = tuple(axis for axis in range(x.ndim) if axis not in columns + batch)
     if not rows:
         raise ValueError(
             f"`out_axis` {out_axis} and `batch_axis` {batch_axis} leave no axis of {describe(x)} for the rows"
         )
-    sizes = (math.prod(x.shape[axis] for axis in axes) for axes in (batch, rows, columns))
-    return x.transpose(batch + rows + columns).reshape(tuple(sizes))
+    sizes = tuple(math.prod(x.shape[axis] for axis in axes) for axes in (batch, rows, columns))
+    return batch + rows + columns, sizes

@@ -81,15 +81,19 @@ def scaled(strength: Any, value: jax.Array, *, name: str) -> jax.Array:
     A value that overflowed counts for nothing under a strength of 0. The derivative with respect
     to a strength of 0 is `value` where that is finite, so that a strength can be learned from there.
     """
+    strength = _scalar_strength(strength, name=name).astype(value.dtype)
+    ignored = (strength == 0) & ~jnp.isfinite(value)
+    return strength * jnp.where(ignored, jnp.zeros_like(value), value)
+
+
+def _scalar_strength(strength: Any, *, name: str) -> jax.Array:
     strength = as_real(strength, name=name)
     if strength.ndim:
         raise ValueError(
             f"`{name}` must be a scalar where the regularizer is called, got shape "
             f"{strength.shape}; map over stacked strengths with `jax.vmap`"
         )
-    strength = strength.astype(value.dtype)
-    ignored = (strength == 0) & ~jnp.isfinite(value)
-    return strength * jnp.where(ignored, jnp.zeros_like(value), value)
+    return strength
 
 
 def checked_scalar(value: Any, *, of: object) -> jax.Array:
@@ -112,10 +116,10 @@ def total(values: Iterable[jax.Array]) -> jax.Array:
     return result
 
 
-def checked_strength(value: Any, *, name: str, default: float | None = None) -> Any:
+def checked_strength(value: Any, *, name: str, default: float | None = None, above: float | None = None) -> Any:
     """`value` for a constructor: Python and NumPy numbers finite and >= 0, jax arrays as they are.
 
-    An int becomes a float, and None becomes `default` where there is one.
+    An int becomes a float, and None becomes `default` where there is one. With `above`, numbers must exceed that.
     """
     if value is None and default is not None:
         return default
@@ -125,11 +129,59 @@ def checked_strength(value: Any, *, name: str, default: float | None = None) -> 
         raise TypeError(f"`{name}` must be a number, got {describe(value)}")
     if np.asarray(value).dtype.kind not in "iuf":
         raise TypeError(f"`{name}` must hold numbers, got {describe(value)}")
-    if not np.all(np.isfinite(value) & (np.asarray(value) >= 0)):
-        raise ValueError(f"`{name}` must be finite and >= 0, got {value!r}")
+    in_range = np.asarray(value) >= 0 if above is None else np.asarray(value) > above
+    if not np.all(np.isfinite(value) & in_range):
+        raise ValueError(f"`{name}` must be finite and {'>= 0' if above is None else f'> {above:g}'}, got {value!r}")
     if isinstance(value, np.ndarray):
         return value if value.dtype.kind == "f" else value.astype(np.float64)
     return float(value) if isinstance(value, int | np.integer) else value
+
+
+def number(value: Any, x: jax.Array, *, name: str, above: float | None = None) -> jax.Array:
+    """An option of a penalty of `x` as a scalar of its dtype; Python and NumPy numbers are checked."""
+    value = as_real(checked_strength(value, name=name, above=above), name=name)
+    if value.ndim:
+        raise ValueError(f"`{name}` must be a scalar, got {describe(value)}; map over several with `jax.vmap`")
+    return value.astype(x.dtype)
+
+
+def like_x(value: Any, x: jax.Array, *, name: str, or_number: bool = False) -> jax.Array:
+    """An array of the shape and dtype of `x`, or where that is allowed a number."""
+    if or_number and not np.shape(value):
+        return number(value, x, name=name)
+    value = as_real(value, name=name)
+    if value.shape != x.shape:
+        other = "a number or " if or_number else ""
+        raise ValueError(f"`{name}` must be {other}an array of the shape of `x`, {x.shape}, got {describe(value)}")
+    return value.astype(x.dtype)
+
+
+def checked_step(step: Any, x: jax.Array, *, for_each: bool = True) -> jax.Array:
+    """The step of a prox of `x` in its dtype: a scalar, or where `for_each` allows it an array of its shape."""
+    step = as_real(checked_strength(step, name="step"), name="step")
+    if step.ndim and not (for_each and step.shape == x.shape):
+        other = f" or an array of the shape of `x`, {x.shape}" if for_each else ", since the weights are not separate"
+        raise ValueError(f"`step` must be a scalar{other}; got {describe(step)}")
+    return step.astype(x.dtype)
+
+
+def times_strength(step: Any, strength: Any, *, name: str) -> jax.Array:
+    """`step * strength`, which is the step of a prox of the penalty without its strength."""
+    step = as_real(checked_strength(step, name="step"), name="step")
+    strength = _scalar_strength(strength, name=name)
+    dtype = accumulation_dtype(step.dtype, strength.dtype)
+    return step.astype(dtype) * strength.astype(dtype)
+
+
+def norms(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """‖x‖ over `axes`, which are kept as 1, without overflow; its gradient at a zero vector is 0."""
+    tiny = np.finfo(x.dtype).tiny
+    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axis=axes, keepdims=True, initial=0.0)
+    normal = largest >= tiny  # hardware may take a denormal number for 0
+    factor = jnp.where(normal, jnp.minimum(largest, 1 / tiny), jnp.ones_like(largest))  # nor is 1 / factor one
+    squares = jnp.sum(jnp.square(x * (1 / factor)), axis=axes, keepdims=True)
+    roots = jnp.sqrt(jnp.where(normal, squares, jnp.ones_like(squares)))
+    return jnp.where(normal, factor * roots, jnp.zeros_like(squares))
 
 
 class UnitRows(NamedTuple):

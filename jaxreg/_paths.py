@@ -1,6 +1,6 @@
 """The leaves of any parameter tree, each with its path."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -32,11 +32,34 @@ def leaves_with_paths(tree: Any) -> list[tuple[str, Any]]:
     return found
 
 
-def _walk(prefix: tuple[Any, ...], tree: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    def stops(part: Any) -> bool:
-        return isinstance(part, (*_BOXES, nnx.Module)) or is_masked(part)
+def replace_leaves(tree: Any, new: Mapping[str, Any]) -> Any:
+    """`tree` with the leaves at the paths in `new` replaced, in their boxes."""
 
-    parts = tree_flatten_with_path(tree, is_leaf=stops)[0]
+    def replaced(prefix: tuple[Any, ...], tree: Any) -> Any:
+        treedef: Any
+        parts, treedef = tree_flatten_with_path(tree, is_leaf=_stops)
+        return treedef.unflatten(replaced_part(prefix + path, part) for path, part in parts)
+
+    def replaced_part(path: tuple[Any, ...], part: Any) -> Any:
+        name = keystr(path, simple=True, separator="/")
+        if isinstance(part, nnx.Module):
+            raise TypeError(
+                f"`tree` must hold arrays, got an nnx.Module{f' at `{name}`' if name else ''}; "
+                "give `nnx.state(model, nnx.Param)`, and put the result into the model by `nnx.update`"
+            )
+        if isinstance(part, _BOXES):
+            return jax.tree.map(lambda content: replaced(path, content), part, is_leaf=lambda inner: inner is not part)
+        return new.get(name, part)
+
+    return replaced((), tree)
+
+
+def _stops(part: Any) -> bool:
+    return isinstance(part, (*_BOXES, nnx.Module)) or is_masked(part)
+
+
+def _walk(prefix: tuple[Any, ...], tree: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    parts = tree_flatten_with_path(tree, is_leaf=_stops)[0]
     modules = [part for _, part in parts if isinstance(part, nnx.Module)]
     # All modules at once, because a variable that several of them share is in the state of the first alone.
     states = nnx.state(modules, nnx.Param) if modules else {}

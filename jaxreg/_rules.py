@@ -1,18 +1,20 @@
 """Rules: which regularizer meets which leaf of a tree, by path."""
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, NoReturn, Self
 
 import jax
 import numpy as np
 
-from jaxreg._base import Regularizer, as_regularizer, from_dict, penalty, to_dict
+from jaxreg._base import Regularizer, as_regularizer, penalty
 from jaxreg._config import Penalty, get
+from jaxreg._configured import from_dict, to_dict
 from jaxreg._explain import Explanation, Row
 from jaxreg._matching import Match, Pattern, checked_pattern, match
 from jaxreg._numerics import describe, is_inexact_array, total
-from jaxreg._paths import is_masked
+from jaxreg._paths import is_masked, replace_leaves
 from jaxreg._pytree import register
 
 
@@ -99,6 +101,37 @@ class Rules:
         """The index of each parameter's rule by path, None where no rule matches."""
         return {m.path: m.rule for m in self._match(tree) if not is_masked(m.leaf)}
 
+    def prox(self, tree: Any, step: Any) -> Any:
+        """The tree after a prox step: argmin_y ½‖y − tree‖² + step · rules(y), each parameter by its own rule.
+
+        In a loop of your own it follows the step of gradient descent, with the learning rate as `step`. Parameters
+        that no rule penalizes are returned as they are.
+
+        Args:
+          tree: a tree of parameters; of an `nnx.Module`, its `nnx.state(model, nnx.Param)`.
+          step: a number >= 0, or a function from the path and the parameter to a step: a number, or an array of the
+            shape of the parameter, with a step for each weight.
+
+        Raises:
+          NotImplementedError: a regularizer has no prox.
+          TypeError, ValueError: as when the rules are called; or `tree` holds an `nnx.Module`.
+
+        >>> rules = jaxreg.Rules((r"kernel$", jaxreg.L1(0.5)))
+        >>> rules.prox({"kernel": jnp.array([2.0, -0.1]), "bias": jnp.ones(1)}, 1.0)["kernel"]
+        Array([1.5, 0. ], dtype=float32)
+        """
+        found = [(m, regularizer) for m in self._match(tree) if (regularizer := self._regularizer(m)) is not None]
+        new = {}
+        for m, regularizer in found:
+            with self._located(m):
+                result = regularizer.prox(m.leaf, step(m.path, m.leaf) if callable(step) else step)
+                if describe(result) != describe(m.leaf):
+                    raise TypeError(
+                        f"the prox of {regularizer!r} must return {describe(m.leaf)}, got {describe(result)}"
+                    )
+                new[m.path] = result
+        return replace_leaves(tree, new)
+
     def explain(self, tree: Any, *, key: jax.Array | None = None) -> Explanation:
         """A table of which rule met which parameter and what each one costs, and one of what each rule met and lost.
 
@@ -136,11 +169,12 @@ class Rules:
     def _pairs(self) -> list[tuple[Pattern, Regularizer | None]]:
         return list(zip(self.patterns, self.regularizers, strict=True))
 
-    def _label(self, index: int) -> str:
+    def label(self, index: int) -> str:
+        """What an error calls a rule."""
         return f"rule {index} ({_name(self.patterns[index])!r}, {_kind(self.regularizers[index])})"
 
     def _match(self, tree: Any) -> list[Match]:
-        return match(tree, self.patterns, self._label, strict=self.strict)
+        return match(tree, self.patterns, self.label, strict=self.strict)
 
     def _regularizer(self, m: Match) -> Regularizer | None:
         """What penalizes a match; nothing where no rule or None does, or where the leaf has been masked."""
@@ -148,12 +182,22 @@ class Rules:
 
     def _penalty(self, m: Match, key: jax.Array | None) -> jax.Array:
         regularizer = self._regularizer(m)
-        assert m.rule is not None
         assert regularizer is not None
-        try:
+        with self._located(m):
             return penalty(regularizer, m.leaf, key)
+
+    @contextlib.contextmanager
+    def _located(self, m: Match) -> Iterator[None]:
+        """Gives an error its place in the tree."""
+        assert m.rule is not None
+        where = f"at `{m.path}`, under {self.label(m.rule)}"
+        try:
+            yield
         except Exception as error:
-            _raise_located(error, f"at `{m.path}`, under {self._label(m.rule)}")
+            if type(error) in (TypeError, ValueError, NotImplementedError):
+                raise type(error)(f"{where}: {error}") from error
+            error.add_note(where)
+            raise
 
     def _row(self, m: Match, key: jax.Array | None) -> Row:
         if is_masked(m.leaf):
@@ -183,11 +227,3 @@ def _name(pattern: Pattern) -> str:
 
 def _kind(regularizer: Regularizer | None) -> str:
     return "left alone" if regularizer is None else repr(regularizer)
-
-
-def _raise_located(error: Exception, where: str) -> NoReturn:
-    """Raises `error` again with its place in the tree."""
-    if type(error) in (TypeError, ValueError):
-        raise type(error)(f"{where}: {error}") from error
-    error.add_note(where)
-    raise error

@@ -80,7 +80,7 @@ def add_penalty_gradients(
         raise TypeError(f"`rules` must be a function from a tree to a scalar, got {describe(rules)}")
     if not callable(scale):
         scale = checked_strength(scale, name="scale")
-        _check_scalar(scale)
+        check_scalar(scale, name="scale")
     if not isinstance(track, bool):
         raise TypeError(f"`track` must be a bool, got {describe(track)}")
 
@@ -96,11 +96,52 @@ def add_penalty_gradients(
         updates: optax.Updates, state: PenaltyState, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, PenaltyState]:
         del extra_args
+        pairs = Pairs.of(updates, params)
+
+        next_key, with_key = None, {}
+        if key is not None and state.key is not None:
+            pair = jax.random.split(jax.random.wrap_key_data(state.key, impl=jax.random.key_impl(key)))
+            next_key, with_key = jax.random.key_data(pair[0]), {"key": pair[1]}
+
+        def penalty_of(*values: jax.Array) -> jax.Array:
+            leaves = list(pairs.params)
+            for i, value in zip(pairs.chosen, values, strict=True):
+                leaves[i] = value
+            return checked_scalar(rules(pairs.treedef.unflatten(leaves), **with_key), of="`rules`")
+
+        values = [jnp.asarray(pairs.params[i]) for i in pairs.chosen]
+        penalty, gradients = _value_and_gradients(penalty_of, values, scale(state.count) if callable(scale) else scale)
+        leaves = list(pairs.updates)
+        for i, gradient in zip(pairs.chosen, gradients, strict=True):
+            if gradient is not None:
+                update = jnp.asarray(leaves[i])
+                leaves[i] = update + gradient.astype(update.dtype)
+        tracked = penalty.astype(jnp.float32) if track else _untracked()
+        new_state = PenaltyState(optax.safe_increment(state.count), tracked, next_key)
+        return pairs.treedef.unflatten(leaves), new_state
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def check_scalar(value: Any, *, name: str) -> None:
+    if jnp.ndim(value):
+        raise ValueError(f"`{name}` must be a scalar, got {describe(value)}")
+
+
+class Pairs(NamedTuple):
+    """The leaves of updates with those of parameters, and which of them are two arrays of real numbers."""
+
+    treedef: Any
+    updates: list[Any]
+    params: list[Any]
+    chosen: list[int]
+
+    @classmethod
+    def of(cls, updates: optax.Updates, params: optax.Params | None) -> "Pairs":
         if params is None:
             raise ValueError("`params` must be given to `update`: tx.update(grads, state, params), got None")
         treedef: Any
         located, treedef = tree_flatten_with_path(updates, is_leaf=lambda leaf: leaf is None or is_masked(leaf))
-        update_leaves = [leaf for _, leaf in located]
         try:
             param_leaves = treedef.flatten_up_to(params)
         except ValueError as error:
@@ -114,34 +155,7 @@ def add_penalty_gradients(
                         f"`updates` must have the shapes of `params`, got {describe(update)} for {describe(param)} "
                         f"at `{keystr(path, simple=True, separator='/')}`"
                     )
-
-        next_key, with_key = None, {}
-        if key is not None and state.key is not None:
-            pair = jax.random.split(jax.random.wrap_key_data(state.key, impl=jax.random.key_impl(key)))
-            next_key, with_key = jax.random.key_data(pair[0]), {"key": pair[1]}
-
-        def penalty_of(*values: jax.Array) -> jax.Array:
-            leaves = list(param_leaves)
-            for i, value in zip(chosen, values, strict=True):
-                leaves[i] = value
-            return checked_scalar(rules(treedef.unflatten(leaves), **with_key), of="`rules`")
-
-        values = [jnp.asarray(param_leaves[i]) for i in chosen]
-        penalty, gradients = _value_and_gradients(penalty_of, values, scale(state.count) if callable(scale) else scale)
-        for i, gradient in zip(chosen, gradients, strict=True):
-            if gradient is not None:
-                update = jnp.asarray(update_leaves[i])
-                update_leaves[i] = update + gradient.astype(update.dtype)
-        tracked = penalty.astype(jnp.float32) if track else _untracked()
-        new_state = PenaltyState(optax.safe_increment(state.count), tracked, next_key)
-        return treedef.unflatten(update_leaves), new_state
-
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def _check_scalar(scale: Any) -> None:
-    if jnp.ndim(scale):
-        raise ValueError(f"`scale` must be a scalar, got {describe(scale)}")
+        return cls(treedef, [leaf for _, leaf in located], param_leaves, chosen)
 
 
 def _value_and_gradients(
@@ -163,7 +177,7 @@ def _value_and_gradients(
 
     value, pull_back = jax.vjp(of_used, *(v for u, v in zip(used, values, strict=True) if u))
     scale = as_real(scale, name="scale")
-    _check_scalar(scale)
+    check_scalar(scale, name="scale")
     # The ones give the cotangent the type of the value, under `jax.shard_map` its varying axes too.
     gradients = iter(pull_back(scale.astype(value.dtype) * jnp.ones_like(value)))
     return value, [next(gradients) if u else None for u in used]

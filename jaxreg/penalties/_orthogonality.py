@@ -1,13 +1,8 @@
-"""Penalties: pure functions from an array to a scalar, without a strength and without state.
-
-Every one of them takes a real floating-point array, accumulates in at least float32, and returns a
-scalar of that dtype; its gradient has the dtype of `x`. Anything else is a `TypeError`.
-"""
+"""Penalties of the angles between the rows, or columns, of a kernel."""
 
 import functools
 
 import jax
-import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxreg._gram import (
@@ -19,53 +14,7 @@ from jaxreg._gram import (
     random_rows,
 )
 from jaxreg._matrix import Axes, Mode, as_matrices, check_mode
-from jaxreg._numerics import as_wide, magnitude
-
-__all__ = ["frame_potential", "l1", "l2", "orthogonal"]
-
-
-def l1(x: ArrayLike) -> jax.Array:
-    """Sum of absolute values: Σ|x|.
-
-    The subgradient at 0 is 0: a weight that is exactly zero is not pushed.
-
-    Args:
-      x: a real floating-point array of any shape.
-
-    Returns:
-      A scalar: float64 for a float64 `x`, float32 for everything narrower.
-
-    Raises:
-      TypeError: `x` is not a real floating-point array.
-
-    >>> float(jaxreg.penalties.l1(jnp.array([1.0, -2.0, 0.0])))
-    3.0
-    >>> jax.grad(jaxreg.penalties.l1)(jnp.array([1.0, -2.0, 0.0]))
-    Array([ 1., -1.,  0.], dtype=float32)
-
-    Source: Tibshirani, Regression shrinkage and selection via the lasso, 1996.
-    """
-    return jnp.sum(magnitude(as_wide(x)))
-
-
-def l2(x: ArrayLike) -> jax.Array:
-    """Sum of squares: Σx², Keras's convention, without ½. The gradient is 2x.
-
-    Args:
-      x: a real floating-point array of any shape.
-
-    Returns:
-      A scalar: float64 for a float64 `x`, float32 for everything narrower.
-
-    Raises:
-      TypeError: `x` is not a real floating-point array.
-
-    >>> float(jaxreg.penalties.l2(jnp.array([1.0, -2.0, 0.0])))
-    5.0
-
-    Source: Hoerl and Kennard, Ridge regression, 1970.
-    """
-    return jnp.sum(jnp.square(as_wide(x)))
+from jaxreg._numerics import as_wide
 
 
 def orthogonal(

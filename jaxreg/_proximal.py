@@ -1,0 +1,244 @@
+"""An optax transformation that ends each step of an optimizer with a prox step of the rules."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxreg._numerics import accumulation_dtype, as_real, checked_strength, describe
+from jaxreg._paths import is_masked, leaves_with_paths
+from jaxreg._rules import Rules
+from jaxreg._transforms import Pairs, check_scalar
+
+# Wrappers that scale, skip or average the steps of what is inside: a prox step outside of them has another step size.
+_OUTSIDE = (
+    optax.ApplyIfFiniteState,
+    optax.ConditionallyMaskState,
+    optax.ConditionallyTransformState,
+    optax.LookaheadState,
+    optax.MultiStepsState,
+    optax.contrib.SAMState,
+)
+
+
+class ProximalState(NamedTuple):
+    """State of `proximal`.
+
+    Attributes:
+      count: the number of updates so far, an int32 scalar.
+      inner_state: the state of the inner optimizer.
+    """
+
+    count: jax.Array  # type: ignore[assignment]  # optax's name, which hides `tuple.count`
+    inner_state: Any
+
+
+def proximal(
+    inner: optax.GradientTransformation,
+    rules: Rules,
+    learning_rate: float | jax.Array | optax.Schedule,
+    *,
+    metric: Literal["euclidean", "adam"] = "euclidean",
+    b2: float | jax.Array = 0.999,
+    eps: float | jax.Array = 1e-8,
+    eps_root: float | jax.Array = 0.0,
+    cap: float | jax.Array | None = 10.0,
+) -> optax.GradientTransformationExtraArgs:
+    """Ends each step of `inner` with a prox step of the rules, which reaches exact zeros: p' = prox(p + u).
+
+    `learning_rate` must be that of `inner`: it is the step of the prox, and another one changes the strengths, so
+    another problem is solved. With `metric="adam"`, so do `b2`, `eps` and `eps_root`.
+
+    The penalty belongs here *or* in the loss, not in both.
+
+    - `metric="euclidean"`: p' = argmin_y ½‖y − (p + u)‖² + η·rules(y). With plain SGD, proximal gradient descent; the
+      minimum of loss plus penalty. Under Adam it is decoupled, as AdamW is: exact zeros, but strengths that are
+      relative to the size of each weight's gradients.
+    - `metric="adam"`: p' = argmin_y ½Σ D(y − (p + u))² + η·rules(y) with Adam's own D = √v̂ + eps, for L1, L2, L1L2 and
+      their sums, GroupLasso, SparseGroupLasso, Huber, LHalf, MCP, SCAD and LogSum. A weight is at rest where the
+      gradient of loss plus penalty is 0, so that Adam minimizes the true objective, as SGD does.
+
+    D is read from the one `optax.ScaleByAdamState` in the state of `inner`, wherever it sits. What no state shows must
+    not be there: another scale of the updates between Adam and the learning rate, as in `optax.lamb`, `optax.radam` or
+    an extra `optax.scale`. (In `optax.nadam` D is that of Adam.)
+
+    Wrap it in `optax.MultiSteps`, `optax.apply_if_finite`, `optax.lookahead`, `optax.contrib.sam`; they do not go
+    inside, and nothing follows it in a chain. Averages, such as the slow weights of `lookahead` and the weights of
+    `optax.contrib.schedule_free`, have no exact zeros of their own.
+
+    Updates come back in the wider dtype of update and parameter, which is exact at zero: `optax.apply_updates` then
+    gives 0.0. Inside `optax.apply_if_finite`, gradients must have the dtype of the parameters, or a wider one. None,
+    `MaskedNode` and what no rule penalizes pass through.
+
+    Args:
+      inner: any optimizer or chain, such as `optax.adam(learning_rate)`.
+      rules: `jaxreg.Rules` whose regularizers all have a prox.
+      learning_rate: a number >= 0, or an optax schedule, read at the count that `inner` reads its own at. Under
+        `optax.inject_hyperparams`, `rules` belongs in `static_args`.
+      metric: "euclidean" or "adam".
+      b2, eps, eps_root: those of the Adam in `inner`, for `metric="adam"`.
+      cap: for `metric="adam"`, how far the prox moves a weight in one step, in units of the learning rate: a number
+        greater than 1, or None for any distance. It holds where v̂ ≈ 0 and a weight would vanish at once, such as the
+        embedding of a token that has not been seen, and changes no point of rest.
+
+    Returns:
+      An `optax.GradientTransformationExtraArgs` with the state `ProximalState`.
+
+    Raises:
+      TypeError, ValueError: an argument of another type or out of range; a regularizer without a prox, or without one
+        in Adam's metric. On `init`, no or several Adam states in `inner`, or one of the wrappers above. On `update`,
+        `params` is missing or has other shapes, or what the rules raise.
+
+    >>> params = {"kernel": jnp.array([2.0, -0.01])}
+    >>> rules = jaxreg.Rules((r"kernel$", jaxreg.L1(0.5)))
+    >>> tx = jaxreg.proximal(optax.sgd(0.1), rules, learning_rate=0.1)
+    >>> updates, state = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    >>> optax.apply_updates(params, updates)["kernel"]
+    Array([1.95, 0.  ], dtype=float32)
+
+    Source: Parikh and Boyd, Proximal algorithms, 2014; Yun, Lozano and Yang, Adaptive proximal gradient methods for
+    structured neural networks (ProxGen), 2021.
+    """
+    if not callable(getattr(inner, "init", None)) or not callable(getattr(inner, "update", None)):
+        raise TypeError(f"`inner` must be an optax transformation, such as optax.adam(1e-3), got {describe(inner)}")
+    if metric not in ("euclidean", "adam"):
+        raise ValueError(f"`metric` must be 'euclidean' or 'adam', got {metric!r}")
+    _check_rules(rules, metric)
+    if not callable(learning_rate):
+        learning_rate = checked_strength(learning_rate, name="learning_rate")
+        check_scalar(learning_rate, name="learning_rate")
+    b2, eps, eps_root = (checked_strength(v, name=n) for v, n in ((b2, "b2"), (eps, "eps"), (eps_root, "eps_root")))
+    if isinstance(b2, float) and b2 >= 1:
+        raise ValueError(f"`b2` must be < 1, got {b2}")
+    if cap is not None:
+        cap = checked_strength(cap, name="cap", above=1.0)
+    wrapped = optax.with_extra_args_support(inner)
+
+    def init_fn(params: optax.Params) -> ProximalState:
+        inner_state = wrapped.init(params)
+        _check_inner(inner_state, metric)
+        return ProximalState(jnp.zeros((), jnp.int32), inner_state)
+
+    def update_fn(
+        updates: optax.Updates, state: ProximalState, params: optax.Params | None = None, **extra_args: Any
+    ) -> tuple[optax.Updates, ProximalState]:
+        updates, inner_state = wrapped.update(updates, state.inner_state, params, **extra_args)
+        pairs = Pairs.of(updates, params)
+        # What is frozen stays where it is, and meets its rule as a masked parameter does.
+        frozen = [leaf is None or is_masked(leaf) for leaf in pairs.updates]
+        moved = [optax.MaskedNode() if f else p for f, p in zip(frozen, pairs.params, strict=True)]
+        for i in pairs.chosen:
+            update, param = jnp.asarray(pairs.updates[i]), jnp.asarray(pairs.params[i])
+            wide = accumulation_dtype(update.dtype, param.dtype)
+            moved[i] = param.astype(wide) + update.astype(wide)
+
+        rate = as_real(learning_rate(state.count) if callable(learning_rate) else learning_rate, name="learning_rate")
+        check_scalar(rate, name="learning_rate")
+        step: Any = rate
+        if metric == "adam":
+            scales = _adam_scales(inner_state, pairs, b2, eps, eps_root)
+            step = _metric_steps(rules, pairs, moved, scales, rate, cap)
+        new = pairs.treedef.flatten_up_to(rules.prox(pairs.treedef.unflatten(moved), step))
+        leaves = list(pairs.updates)
+        for i in pairs.chosen:
+            if new[i] is not moved[i]:
+                dtype = jnp.result_type(pairs.params[i].dtype, leaves[i].dtype)
+                leaves[i] = (new[i] - jnp.asarray(pairs.params[i]).astype(new[i].dtype)).astype(dtype)
+        return pairs.treedef.unflatten(leaves), ProximalState(optax.safe_increment(state.count), inner_state)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _check_rules(rules: Any, metric: str) -> None:
+    if not isinstance(rules, Rules):
+        raise TypeError(f"`rules` must be jaxreg.Rules, since a function has no prox; got {describe(rules)}")
+    for index, regularizer in enumerate(rules.regularizers):
+        if regularizer is None or (regularizer.has_metric_prox if metric == "adam" else regularizer.has_prox):
+            continue
+        if regularizer.has_prox:
+            raise ValueError(
+                f"`rules`: {rules.label(index)} has no prox in the metric of Adam; take metric='euclidean' for it"
+            )
+        raise ValueError(
+            f"`rules`: {rules.label(index)} has no prox in closed form; "
+            "add its gradients by `jaxreg.add_penalty_gradients`, in rules of their own"
+        )
+
+
+def _found(state: Any, kinds: type | tuple[type, ...]) -> list[Any]:
+    leaves = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kinds))
+    return [leaf for leaf in leaves if isinstance(leaf, kinds)]
+
+
+def _check_inner(state: Any, metric: str) -> None:
+    if _found(state, optax.contrib.ScheduleFreeState):
+        raise ValueError(
+            "`inner` must not hold optax.contrib.schedule_free, whose averaged weights have no exact zeros"
+        )
+    if wrappers := _found(state, _OUTSIDE):
+        name = type(wrappers[0]).__name__
+        raise ValueError(
+            f"`inner` must not hold what skips, averages or repeats steps, got {name}; "
+            "put `proximal` inside: optax.MultiSteps(jaxreg.proximal(...), 4)"
+        )
+    if metric == "adam" and (count := len(_found(state, optax.ScaleByAdamState))) != 1:
+        raise ValueError(
+            f"`inner` must hold exactly one optax.ScaleByAdamState for metric='adam', got {count}; "
+            "optax.adam, optax.adamw and chains with optax.scale_by_adam have one"
+        )
+
+
+def _adam_scales(inner_state: Any, pairs: Pairs, b2: Any, eps: Any, eps_root: Any) -> list[Any]:
+    """Adam's denominators √(v̂ + eps_root) + eps for the leaves, a `MaskedNode` where Adam has none."""
+    (adam,) = _found(inner_state, optax.ScaleByAdamState)
+    try:
+        moments = pairs.treedef.flatten_up_to(adam.nu)
+    except ValueError as error:
+        raise ValueError(f"`inner`: the second moment of Adam must have the structure of `params`: {error}") from error
+    scales: list[Any] = [optax.MaskedNode()] * len(moments)
+    for i in pairs.chosen:
+        if not is_masked(moments[i]):
+            dtype = accumulation_dtype(pairs.updates[i].dtype, pairs.params[i].dtype)
+            decay, tip, floor = (as_real(v, name="b2").astype(dtype) for v in (b2, eps, eps_root))
+            moment = moments[i].astype(dtype) / (1 - decay ** adam.count.astype(dtype))
+            scales[i] = jnp.sqrt(moment + floor) + tip
+    return scales
+
+
+def _metric_steps(
+    rules: Rules, pairs: Pairs, moved: list[Any], scales: list[Any], rate: jax.Array, cap: Any
+) -> Callable[[str, Any], jax.Array]:
+    """The step of each weight, η/D, by the path of its parameter.
+
+    With a cap, D is at least |∇rules|/cap, where the gradient alone would move a weight by cap·η. At rest the gradient
+    of the penalty is that of the loss, which D is an average of, so that there the bound does not hold.
+    """
+    slopes: list[Any] = [None] * len(moved)
+    if cap is not None:
+        chosen = pairs.chosen
+
+        def penalty(values: list[jax.Array]) -> jax.Array:
+            leaves = list(moved)
+            for i, value in zip(chosen, values, strict=True):
+                leaves[i] = value
+            return rules(pairs.treedef.unflatten(leaves))
+
+        for i, slope in zip(chosen, jax.grad(penalty)([moved[i] for i in chosen]), strict=True):
+            slopes[i] = slope
+    steps = list(scales)
+    for i in pairs.chosen:
+        if not is_masked(scales[i]):
+            scale = scales[i]
+            if cap is not None:
+                scale = jnp.maximum(scale, jnp.abs(slopes[i]) / as_real(cap, name="cap").astype(scale.dtype))
+            steps[i] = rate.astype(scale.dtype) / jnp.maximum(scale, 1e-30)
+    by_path = dict(leaves_with_paths(pairs.treedef.unflatten(steps)))
+
+    def step(path: str, leaf: Any) -> jax.Array:
+        if is_masked(by_path[path]):
+            raise ValueError("`inner`: Adam has no second moment of it; is it masked there?")
+        return by_path[path]
+
+    return step
