@@ -1,15 +1,13 @@
-"""A table of which rule met which parameter, as text, for a terminal and for a notebook."""
+"""A table of which rule met which parameter."""
 
-import html
-import io
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
-from rich import box
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
+
+from jaxreg._tables import Tables, add_row, table
+
+_RIGHT = ("arrays", "size", "penalty", "share")
 
 
 class Row(NamedTuple):
@@ -30,7 +28,7 @@ class Row(NamedTuple):
     penalty: float | None
 
 
-class Explanation:
+class Explanation(Tables):
     """What `Rules.explain` returns. `str` of it is plain text, whole; `rows` are its lines as data."""
 
     def __init__(self, rows: tuple[Row, ...], rules: tuple[tuple[str, str], ...]):
@@ -49,20 +47,20 @@ class Explanation:
         return f"{sum(known):.6g}", f"{sum(known) / self._total:.1%}" if has_share else "-"
 
     def _parameters(self) -> Table:
-        table = _table("path", "array", "rule", "regularizer", *self._columns)
+        made = table("path", "array", "rule", "regularizer", *self._columns, right=_RIGHT)
         for row in self.rows:
             rule, regularizer = "-", "no rule"
             if row.patterns:
                 rule, regularizer = str(row.patterns[0]), self._rules[row.patterns[0]][1]
-            _add(table, row.path, row.array, rule, regularizer, *self._cost([row]))
-        return table
+            add_row(made, row.path, row.array, rule, regularizer, *self._cost([row]))
+        return made
 
     def _totals(self) -> Table:
-        table = _table("rule", "pattern", "regularizer", "arrays", "size", "lost", *self._columns)
+        made = table("rule", "pattern", "regularizer", "arrays", "size", "lost", *self._columns, right=_RIGHT)
 
         def add(rule: str, pattern: str, regularizer: str, rows: list[Row], lost: str) -> None:
             size = f"{sum(row.size for row in rows):,}"
-            _add(table, rule, pattern, regularizer, str(len(rows)), size, lost, *self._cost(rows))
+            add_row(made, rule, pattern, regularizer, str(len(rows)), size, lost, *self._cost(rows))
 
         for index, (pattern, regularizer) in enumerate(self._rules):
             lost = [row.patterns[0] for row in self.rows if index in row.patterns[1:]]
@@ -71,41 +69,9 @@ class Explanation:
             add(str(index), pattern or "''", regularizer, met, text)
         if free := [row for row in self.rows if not row.patterns]:
             add("-", "", "no rule", free, "")
-        table.add_section()
+        made.add_section()
         add("all", "", "", list(self.rows), "")
-        return table
+        return made
 
-    def __rich_console__(self, console: Console, options: object) -> Iterator[Table]:
-        yield self._parameters()
-        yield self._totals()
-
-    def __str__(self) -> str:
-        tables = (self._parameters(), self._totals())
-        wide = Console(width=100_000)
-        width = max(wide.measure(table).maximum for table in tables)
-        console = Console(file=io.StringIO(), width=width, color_system=None)
-        with console.capture() as captured:
-            for table in tables:
-                console.print(table)
-        lines = (line[1:].rstrip() for line in captured.get().splitlines())  # rich begins each with a blank
-        return "\n".join(lines).strip("\n").replace("\n\n\n", "\n\n")
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
-
-
-def _table(*columns: str) -> Table:
-    """A table whose cells are folded where a terminal is narrow, never cut."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        right = column in ("arrays", "size", "penalty", "share")
-        table.add_column(column, justify="right" if right else "left", overflow="fold")
-    return table
-
-
-def _add(table: Table, *cells: str) -> None:
-    """A row of plain text: brackets in a pattern are no markup."""
-    table.add_row(*map(Text, cells))
+    def _tables(self) -> tuple[Table, ...]:
+        return self._parameters(), self._totals()

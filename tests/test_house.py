@@ -22,7 +22,7 @@ PACKAGE = ROOT / "jaxreg"
 
 # From the ground up. A module may import those on lower floors, and within its floor those on its left.
 FLOORS = (
-    ("_numerics", "_pytree", "_matrix", "_paths"),
+    ("_numerics", "_pytree", "_matrix", "_paths", "_tables"),
     ("_gram", "_singular"),
     ("penalties._elementwise", "penalties._groups", "penalties._singular", "penalties._orthogonality", "penalties"),
     ("prox._elementwise", "prox._groups", "prox._singular", "prox"),
