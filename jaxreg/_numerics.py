@@ -173,15 +173,18 @@ def times_strength(step: Any, strength: Any, *, name: str) -> jax.Array:
     return step.astype(dtype) * strength.astype(dtype)
 
 
-def norms(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """‖x‖ over `axes`, which are kept as 1, without overflow; its gradient at a zero vector is 0."""
+def norms(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """‖x‖ over `axes`, which are kept as 1, in two factors: a constant of its magnitude, and what is left of it.
+
+    So no square overflows, and no quotient by the norm does. The gradient at a zero vector is 0.
+    """
     tiny = np.finfo(x.dtype).tiny
     largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axis=axes, keepdims=True, initial=0.0)
-    normal = largest >= tiny  # hardware may take a denormal number for 0
+    normal = ~(largest < tiny)  # hardware may take a denormal number for 0; NaN stays NaN
     factor = jnp.where(normal, jnp.minimum(largest, 1 / tiny), jnp.ones_like(largest))  # nor is 1 / factor one
     squares = jnp.sum(jnp.square(x * (1 / factor)), axis=axes, keepdims=True)
     roots = jnp.sqrt(jnp.where(normal, squares, jnp.ones_like(squares)))
-    return jnp.where(normal, factor * roots, jnp.zeros_like(squares))
+    return factor, jnp.where(normal, roots, jnp.zeros_like(squares))
 
 
 class UnitRows(NamedTuple):

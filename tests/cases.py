@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
+from sparse_cases import SPARSE
 
 import jaxreg
 from jaxreg import penalties
@@ -98,8 +99,10 @@ class Case:
     penalty: Callable
     reference: Callable
     shapes: tuple
-    kinks: Callable = lambda x: np.abs(x)  # what must stay away from 0 for finite differences
     scale_invariant: bool = False
+    at_zero: bool = True  # least at 0
+    squares: bool = False  # beyond float32 where a square is
+    shards: bool = False  # of any matrix, sharded along any axis
 
     def __str__(self):
         return self.name
@@ -129,8 +132,22 @@ _tiles = _on_matrices(_tiled, cosines_reference)
 
 
 PENALTIES = (
-    Case("l1", penalties.l1, lambda x: np.sum(np.abs(x)), ((), (7,), (3, 4), (2, 3, 4))),
-    Case("l2", penalties.l2, lambda x: np.sum(np.square(x)), ((), (7,), (3, 4), (2, 3, 4))),
+    Case("l1", penalties.l1, lambda x: np.sum(np.abs(x)), ((), (7,), (3, 4), (2, 3, 4)), shards=True),
+    Case("l2", penalties.l2, lambda x: np.sum(np.square(x)), ((), (7,), (3, 4), (2, 3, 4)), squares=True, shards=True),
+    *(
+        Case(
+            case.name,
+            case.penalty,
+            lambda x, case=case: float(case.reference(np.asarray(x, np.float64)[None])[0]),
+            case.shapes,
+            scale_invariant=case.function == "l0",
+            at_zero=case.at_zero,
+            squares=case.squares,
+            shards=case.shards and (3, 4) in case.shapes,
+        )
+        for case in SPARSE
+        if not case.name.startswith("prox of")
+    ),
     _orthogonal("orthogonal rows", ((3, 5), (5, 3), (2, 2)), (1,)),
     _orthogonal("orthogonal columns", ((3, 5), (5, 3)), (1,), mode="columns"),
     _orthogonal("orthogonal conv", ((3, 2, 4, 5),), (3,), mode="columns"),

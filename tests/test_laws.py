@@ -157,6 +157,9 @@ def test_awkward_points_are_finite_and_right(case, kind):
 
 @each
 def test_a_zero_array_is_not_pushed(case):
+    if not case.at_zero:
+        assert np.any(jax.grad(case.penalty)(jnp.zeros(case.shapes[-1])) != 0)
+        return
     for shape in case.shapes:
         np.testing.assert_array_equal(jax.grad(case.penalty)(jnp.zeros(shape)), np.zeros(shape))
 
@@ -180,10 +183,11 @@ def test_extreme_scales(case, scale):
         value, gradient = jax.jit(jax.value_and_grad(case.penalty))(jnp.asarray(x * np.float32(scale)))
         if not case.scale_invariant and scale > 1e30:  # the sum and the gradient are beyond float32
             continue
+        assert np.all(np.isfinite(gradient))
         if case.name == "l2":  # the square of 1e30 is beyond float32, the gradient is not
             np.testing.assert_allclose(gradient, 2 * x * np.float32(scale), rtol=1e-6)
+        if case.squares and scale > 1:
             continue
-        assert np.all(np.isfinite(gradient))
         exact = case.reference(x.astype(np.float64) * scale)
         np.testing.assert_allclose(value, exact, rtol=2e-6, atol=1e-35)
         if case.scale_invariant and scale == 1e30:  # the gradient at 1e38 is below the normal numbers
@@ -296,7 +300,7 @@ def test_a_strength_of_zero_can_be_learned():
 
 
 @pytest.mark.parametrize("axis_type", [AxisType.Explicit, AxisType.Auto], ids=["explicit", "auto"])
-@pytest.mark.parametrize("case", [c for c in PENALTIES if not c.scale_invariant], ids=str)
+@pytest.mark.parametrize("case", [c for c in PENALTIES if c.shards], ids=str)
 @pytest.mark.parametrize(
     "spec", [PartitionSpec("d"), PartitionSpec(None, "d"), PartitionSpec(("d", "m"), None)], ids=str
 )
@@ -309,7 +313,7 @@ def test_sharded_elementwise_penalties(case, axis_type, spec):
         value, gradient = jax.jit(jax.value_and_grad(case.penalty))(placed)
         through = jax.jit(jax.value_and_grad(jaxreg.L1L2(0.1, 0.2)))(placed)
     np.testing.assert_allclose(value, expected, rtol=1e-6)
-    np.testing.assert_array_equal(gradient, expected_gradient)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-6)
     assert gradient.sharding.is_equivalent_to(placed.sharding, x.ndim)
     assert through[1].sharding.is_equivalent_to(placed.sharding, x.ndim)
     np.testing.assert_allclose(through[0], jaxreg.L1L2(0.1, 0.2)(jnp.asarray(x)), rtol=1e-6)

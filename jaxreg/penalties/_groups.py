@@ -43,7 +43,8 @@ def group_lasso(
     """
     x = as_wide(x)
     axes, weight = within_groups(x, group_axis, batch_axis, size_weighted)
-    return weight * jnp.sum(norms(x, axes))
+    factor, root = norms(x, axes)
+    return weight * jnp.sum(factor * root)
 
 
 def sparse_group_lasso(

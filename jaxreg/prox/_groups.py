@@ -102,23 +102,25 @@ def cut_level(sizes: jax.Array, step: jax.Array) -> jax.Array:
     if not sizes.size:
         return jnp.zeros((), sizes.dtype)
     # The sorted sizes give the number that are cut; the level itself comes from the sum of these alone.
-    largest = jnp.max(sizes)
-    unit = lax.stop_gradient(jnp.where(largest > 0, largest, jnp.ones_like(largest)))
-    ordered = jnp.sort(lax.stop_gradient(sizes) / unit)[::-1]
+    largest = lax.stop_gradient(jnp.max(sizes))
+    unit = jnp.where(largest > 0, largest, jnp.ones_like(largest))
+    sizes = sizes / unit
+    ordered = jnp.sort(lax.stop_gradient(sizes))[::-1]
     counts = jnp.asarray(np.arange(1, sizes.size + 1), sizes.dtype)
     levels = (jnp.cumsum(ordered) - lax.stop_gradient(step) / unit) / counts
     count = jnp.maximum(jnp.sum((ordered > levels).astype(jnp.int32)), 1)
-    cut = sizes >= jnp.take(ordered, count - 1) * unit
-    kept = jnp.sum(jnp.where(cut, sizes / unit, jnp.zeros_like(sizes))) - step / unit
+    cut = sizes >= jnp.take(ordered, count - 1)
+    kept = jnp.sum(jnp.where(cut, sizes, jnp.zeros_like(sizes))) - step / unit
     return jnp.maximum(kept / jnp.sum(cut.astype(sizes.dtype)), 0) * unit
 
 
 def _shrunk(x: jax.Array, step: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """Groups, whose weights lie along `axes`, moved towards 0 by the steps of their weights."""
     if step.ndim == 0:
-        size = norms(x, axes)
-        dead = size <= step
-        return jnp.where(dead, jnp.zeros_like(x), x * (1 - step / jnp.where(dead, jnp.ones_like(size), size)))
+        factor, root = norms(x, axes)
+        dead = factor * root <= step
+        cut = jnp.where(dead, jnp.zeros_like(root), step) / factor / jnp.where(dead, jnp.ones_like(root), root)
+        return jnp.where(dead, jnp.zeros_like(x), x * (1 - cut))
     size = _norm_after(x, step, axes)
     below = size + step
     return x * (size / jnp.where(below > 0, below, jnp.ones_like(below)))
@@ -132,7 +134,8 @@ def _norm_after(x: jax.Array, step: jax.Array, axes: tuple[int, ...]) -> jax.Arr
     no term is above 1, so nothing overflows.
     """
     highest = functools.partial(jnp.max, axis=axes, keepdims=True, initial=0.0)
-    start = jnp.maximum(highest(jnp.abs(x) - step), norms(x, axes) - highest(step))
+    factor, root = norms(x, axes)
+    start = jnp.maximum(highest(jnp.abs(x) - step), factor * root - highest(step))
     start = jnp.maximum(start, 0)
 
     def newton(state: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
