@@ -99,15 +99,15 @@ def pair_sum(x: jax.Array, precision: Precision, tile: int) -> jax.Array:
         return jnp.sum(jnp.abs(_own_cosines(units, precision)))
     padded, size, blocks = _in_blocks(units, tile)
 
-    def own(total: jax.Array, i: Any) -> tuple[jax.Array, None]:
-        return total + jnp.sum(jnp.abs(_own_cosines(_rows(padded, i, size), precision))), None
+    def own(total: jax.Array, start: Any) -> tuple[jax.Array, None]:
+        return total + jnp.sum(jnp.abs(_own_cosines(_rows(padded, start, size), precision))), None
 
-    def pair(total: jax.Array, ij: Any) -> tuple[jax.Array, None]:
-        a, b = (_rows(padded, i, size) for i in ij)
+    def pair(total: jax.Array, starts: Any) -> tuple[jax.Array, None]:
+        a, b = (_rows(padded, start, size) for start in starts)
         return total + 2 * jnp.sum(jnp.abs(_cosines(a, b, precision))), None
 
-    total, _ = lax.scan(own, jnp.zeros((), units.dtype), np.arange(blocks))
-    return lax.scan(pair, total, _pairs(blocks))[0]
+    total, _ = lax.scan(own, jnp.zeros((), units.dtype), _starts(np.arange(blocks), size))
+    return lax.scan(pair, total, _pairs(blocks, size))[0]
 
 
 @pair_sum.defjvp
@@ -126,23 +126,23 @@ def _signed_sums(units: jax.Array, precision: Precision, tile: int) -> jax.Array
         return _own_products(units, precision)
     padded, size, blocks = _in_blocks(units, tile)
 
-    def add(sums: jax.Array, i: Any, change: jax.Array) -> jax.Array:
+    def add(sums: jax.Array, start: Any, change: jax.Array) -> jax.Array:
         # Without the barrier, XLA on CPUs fuses the sum with the update and may copy all of `sums` for it.
-        block = lax.optimization_barrier(_rows(sums, i, size) + change)  # type: ignore[no-untyped-call]
-        return lax.dynamic_update_slice_in_dim(sums, block, i * size, 0)
+        block = lax.optimization_barrier(_rows(sums, start, size) + change)  # type: ignore[no-untyped-call]
+        return lax.dynamic_update_slice_in_dim(sums, block, start, 0)
 
     @jax.checkpoint
-    def own(sums: jax.Array, i: Any) -> tuple[jax.Array, None]:
-        return add(sums, i, _own_products(_rows(padded, i, size), precision)), None
+    def own(sums: jax.Array, start: Any) -> tuple[jax.Array, None]:
+        return add(sums, start, _own_products(_rows(padded, start, size), precision)), None
 
     @jax.checkpoint
-    def pair(sums: jax.Array, ij: Any) -> tuple[jax.Array, None]:
-        i, j = ij
+    def pair(sums: jax.Array, starts: Any) -> tuple[jax.Array, None]:
+        i, j = starts
         first, second = signed_products(_rows(padded, i, size), _rows(padded, j, size), precision)
         return add(add(sums, i, first), j, second), None
 
-    sums, _ = lax.scan(own, jnp.zeros_like(padded), np.arange(blocks))
-    sums, _ = lax.scan(pair, sums, _pairs(blocks))
+    sums, _ = lax.scan(own, jnp.zeros_like(padded), _starts(np.arange(blocks), size))
+    sums, _ = lax.scan(pair, sums, _pairs(blocks, size))
     return sums[: len(units)]
 
 
@@ -183,11 +183,16 @@ def _in_blocks(units: jax.Array, tile: int) -> tuple[jax.Array, int, int]:
     return jnp.pad(units, ((0, blocks * size - len(units)), (0, 0))), size, blocks
 
 
-def _rows(array: jax.Array, block: Any, size: int) -> jax.Array:
-    return lax.dynamic_slice_in_dim(array, block * size, size)
+def _rows(array: jax.Array, start: Any, size: int) -> jax.Array:
+    return lax.dynamic_slice_in_dim(array, start, size)
 
 
-def _pairs(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The blocks i < j."""
+def _pairs(count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where the blocks i < j start."""
     first, second = np.triu_indices(count, 1)
-    return first.astype(np.int32), second.astype(np.int32)
+    return _starts(first, size), _starts(second, size)
+
+
+def _starts(blocks: np.ndarray, size: int) -> np.ndarray:
+    """The first row of each block; unsigned, because JAX tests each signed index for a count from the end."""
+    return (blocks * size).astype(np.uint32)
