@@ -166,7 +166,7 @@ def _cosines(a: jax.Array, b: jax.Array, precision: Precision) -> jax.Array:
 def _own_cosines(a: jax.Array, precision: Precision) -> jax.Array:
     """The cosines within a block, without those of a row with itself."""
     cosines = _cosines(a, a, precision)
-    return jnp.where(jnp.eye(len(a), dtype=bool), jnp.zeros_like(cosines), cosines)
+    return lax.select(jnp.eye(len(a), dtype=bool), jnp.zeros_like(cosines), cosines)
 
 
 def _signs(cosines: jax.Array) -> jax.Array:

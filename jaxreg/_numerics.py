@@ -143,7 +143,7 @@ class UnitRows(NamedTuple):
     def pull_back(self, cotangents: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The cotangents of the rows from those of the units, (g − u⟨u, g⟩)/norm; and the products ⟨u, g⟩."""
         products = jnp.sum(self.units * cotangents, axis=-1, keepdims=True)
-        along = self.units * jnp.where(self.is_long, products, jnp.zeros_like(products))
+        along = self.units * jax.lax.select(self.is_long, products, jnp.zeros_like(products))
         return (cotangents - along) * self.inverse * self.reciprocal, products
 
 
@@ -155,13 +155,12 @@ def unit_rows(x: jax.Array, epsilon: float = 1e-7) -> UnitRows:
     `epsilon` is divided by `epsilon`: its gradient is the plain one, and that of a zero row is finite.
     """
     tiny = np.finfo(x.dtype).tiny
-    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axis=-1, keepdims=True, initial=0.0)
-    normal = largest >= tiny  # hardware may take a denormal number for 0
-    factor = jnp.where(normal, jnp.minimum(largest, 1 / tiny), jnp.ones_like(largest))  # nor is 1 / factor one
-    reciprocal = 1 / factor
+    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axis=-1, keepdims=True, initial=tiny)
+    reciprocal = 1 / jnp.minimum(largest, 1 / tiny)  # no denormal number, which hardware may take for 0
     rows = x * reciprocal
     squares = jnp.sum(jnp.square(rows), axis=-1, keepdims=True)
-    is_long = normal & (jnp.sqrt(squares) * factor > epsilon)
-    norms = jnp.sqrt(jnp.where(is_long, squares, jnp.ones_like(squares)))
-    inverse = jnp.where(is_long, 1 / norms, factor / epsilon)
+    least = epsilon * reciprocal
+    is_long = jnp.sqrt(squares) > least
+    norms = jnp.sqrt(jax.lax.select(is_long, squares, jnp.ones_like(squares)))
+    inverse = 1 / jax.lax.select(is_long, norms, least)
     return UnitRows(rows * inverse, inverse, reciprocal, is_long)
