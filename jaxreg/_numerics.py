@@ -156,7 +156,7 @@ def unit_rows(x: jax.Array, epsilon: float = 1e-7) -> UnitRows:
     """
     tiny = np.finfo(x.dtype).tiny
     largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axis=-1, keepdims=True, initial=tiny)
-    reciprocal = 1 / jnp.minimum(largest, 1 / tiny)  # no denormal number, which hardware may take for 0
+    reciprocal = 1 / jnp.minimum(largest, 1 / tiny)  # from tiny to 1 / tiny: hardware may take a smaller one for 0
     rows = x * reciprocal
     squares = jnp.sum(jnp.square(rows), axis=-1, keepdims=True)
     least = epsilon * reciprocal
