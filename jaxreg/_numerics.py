@@ -81,6 +81,8 @@ def scaled(strength: Any, value: jax.Array, *, name: str) -> jax.Array:
     A value that overflowed counts for nothing under a strength of 0. The derivative with respect
     to a strength of 0 is `value` where that is finite, so that a strength can be learned from there.
     """
+    if isinstance(strength, float) and value.dtype.type(strength) != 0:
+        return float(strength) * value  # nothing to ignore, and less to compile
     strength = as_real(strength, name=name)
     if strength.ndim:
         raise ValueError(
