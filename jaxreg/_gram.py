@@ -97,17 +97,17 @@ def pair_sum(x: jax.Array, precision: Precision, tile: int) -> jax.Array:
     units = unit_rows(x).units
     if len(units) <= tile:
         return jnp.sum(jnp.abs(_own_cosines(units, precision)))
-    padded, size, blocks = _in_blocks(units, tile)
+    blocks = _in_blocks(units, tile)
 
-    def own(total: jax.Array, i: Any) -> tuple[jax.Array, None]:
-        return total + jnp.sum(jnp.abs(_own_cosines(_rows(padded, i, size), precision))), None
+    def own(total: jax.Array, block: jax.Array) -> tuple[jax.Array, None]:
+        return total + jnp.sum(jnp.abs(_own_cosines(block, precision))), None
 
     def pair(total: jax.Array, ij: Any) -> tuple[jax.Array, None]:
-        a, b = (_rows(padded, i, size) for i in ij)
+        a, b = (_block(blocks, i) for i in ij)
         return total + 2 * jnp.sum(jnp.abs(_cosines(a, b, precision))), None
 
-    total, _ = lax.scan(own, jnp.zeros((), units.dtype), np.arange(blocks))
-    return lax.scan(pair, total, _pairs(blocks))[0]
+    total, _ = lax.scan(own, jnp.zeros((), units.dtype), blocks)
+    return lax.scan(pair, total, _pairs(len(blocks)))[0]
 
 
 @pair_sum.defjvp
@@ -124,25 +124,29 @@ def _signed_sums(units: jax.Array, precision: Precision, tile: int) -> jax.Array
     """SU. Its derivative makes the tiles again instead of keeping them."""
     if len(units) <= tile:
         return _own_products(units, precision)
-    padded, size, blocks = _in_blocks(units, tile)
+    blocks = _in_blocks(units, tile)
+    count, size, d = blocks.shape
 
     def add(sums: jax.Array, i: Any, change: jax.Array) -> jax.Array:
-        # Without the barrier, XLA on CPUs fuses the sum with the update and may copy all of `sums` for it.
-        block = lax.optimization_barrier(_rows(sums, i, size) + change)  # type: ignore[no-untyped-call]
-        return lax.dynamic_update_slice_in_dim(sums, block, i * size, 0)
+        # Without the barrier, XLA on CPUs fuses the sum with the update and may copy all of `sums` for it;
+        # it does so with the barrier too where `sums` is in blocks.
+        rows = lax.dynamic_slice_in_dim(sums, i * size, size) + change
+        rows = lax.optimization_barrier(rows)  # type: ignore[no-untyped-call]
+        return lax.dynamic_update_slice_in_dim(sums, rows, i * size, 0)
 
     @jax.checkpoint
-    def own(sums: jax.Array, i: Any) -> tuple[jax.Array, None]:
-        return add(sums, i, _own_products(_rows(padded, i, size), precision)), None
+    def own(block: jax.Array) -> jax.Array:
+        return _own_products(block, precision)
 
     @jax.checkpoint
     def pair(sums: jax.Array, ij: Any) -> tuple[jax.Array, None]:
         i, j = ij
-        first, second = signed_products(_rows(padded, i, size), _rows(padded, j, size), precision)
+        first, second = signed_products(_block(blocks, i), _block(blocks, j), precision)
         return add(add(sums, i, first), j, second), None
 
-    sums, _ = lax.scan(own, jnp.zeros_like(padded), np.arange(blocks))
-    sums, _ = lax.scan(pair, sums, _pairs(blocks))
+    # Together they compile sooner than a loop, and their n × size cosines take no more memory than the rows.
+    sums = jax.vmap(own)(blocks) if size <= d else lax.map(own, blocks)
+    sums, _ = lax.scan(pair, sums.reshape(count * size, d), _pairs(count))
     return sums[: len(units)]
 
 
@@ -166,28 +170,26 @@ def _cosines(a: jax.Array, b: jax.Array, precision: Precision) -> jax.Array:
 def _own_cosines(a: jax.Array, precision: Precision) -> jax.Array:
     """The cosines within a block, without those of a row with itself."""
     cosines = _cosines(a, a, precision)
-    return jnp.where(jnp.eye(len(a), dtype=bool), jnp.zeros_like(cosines), cosines)
+    return lax.select(jnp.eye(len(a), dtype=bool), jnp.zeros_like(cosines), cosines)
 
 
 def _signs(cosines: jax.Array) -> jax.Array:
     return lax.stop_gradient(jnp.sign(cosines))
 
 
-def _in_blocks(units: jax.Array, tile: int) -> tuple[jax.Array, int, int]:
-    """The rows, the size of a block, at most `tile`, and their number.
-
-    Rows of zeros fill the last block, and add nothing to any sum.
-    """
-    blocks = -(-len(units) // tile)
-    size = -(-len(units) // blocks)
-    return jnp.pad(units, ((0, blocks * size - len(units)), (0, 0))), size, blocks
+def _in_blocks(units: jax.Array, tile: int) -> jax.Array:
+    """The rows in blocks of one size, at most `tile`. Rows of zeros fill the last block, and add nothing to any sum."""
+    n, d = units.shape
+    count = -(-n // tile)
+    size = -(-n // count)
+    return jnp.pad(units, ((0, count * size - n), (0, 0))).reshape(count, size, d)
 
 
-def _rows(array: jax.Array, block: Any, size: int) -> jax.Array:
-    return lax.dynamic_slice_in_dim(array, block * size, size)
+def _block(blocks: jax.Array, i: Any) -> jax.Array:
+    return lax.dynamic_index_in_dim(blocks, i, keepdims=False)
 
 
 def _pairs(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The blocks i < j."""
+    """The blocks i < j; unsigned, because JAX tests each signed index for a count from the end."""
     first, second = np.triu_indices(count, 1)
-    return first.astype(np.int32), second.astype(np.int32)
+    return first.astype(np.uint32), second.astype(np.uint32)

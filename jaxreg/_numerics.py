@@ -81,6 +81,8 @@ def scaled(strength: Any, value: jax.Array, *, name: str) -> jax.Array:
     A value that overflowed counts for nothing under a strength of 0. The derivative with respect
     to a strength of 0 is `value` where that is finite, so that a strength can be learned from there.
     """
+    if isinstance(strength, float) and strength >= np.finfo(value.dtype).tiny:
+        return float(strength) * value  # nothing to ignore, and less to compile
     strength = _scalar_strength(strength, name=name).astype(value.dtype)
     ignored = (strength == 0) & ~jnp.isfinite(value)
     return strength * jnp.where(ignored, jnp.zeros_like(value), value)
@@ -173,18 +175,27 @@ def times_strength(step: Any, strength: Any, *, name: str) -> jax.Array:
     return step.astype(dtype) * strength.astype(dtype)
 
 
+def _near_one(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """`x` with magnitudes of at most 1 along `axes`; and the factors that are taken out of it, with their reciprocals.
+
+    Both are constants from tiny to 1 / tiny: hardware may take a smaller number for 0.
+    """
+    tiny = np.finfo(x.dtype).tiny
+    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axis=axes, keepdims=True, initial=tiny)
+    factor = jnp.minimum(largest, 1 / tiny)
+    reciprocal = 1 / factor
+    return x * reciprocal, factor, reciprocal
+
+
 def norms(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     """‖x‖ over `axes`, which are kept as 1, in two factors: a constant of its magnitude, and what is left of it.
 
     So no square overflows, and no quotient by the norm does. The gradient at a zero vector is 0.
     """
-    tiny = np.finfo(x.dtype).tiny
-    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axis=axes, keepdims=True, initial=0.0)
-    normal = ~(largest < tiny)  # hardware may take a denormal number for 0; NaN stays NaN
-    factor = jnp.where(normal, jnp.minimum(largest, 1 / tiny), jnp.ones_like(largest))  # nor is 1 / factor one
-    squares = jnp.sum(jnp.square(x * (1 / factor)), axis=axes, keepdims=True)
-    roots = jnp.sqrt(jnp.where(normal, squares, jnp.ones_like(squares)))
-    return factor, jnp.where(normal, roots, jnp.zeros_like(squares))
+    x, factor, _ = _near_one(x, axes)
+    squares = jnp.sum(jnp.square(x), axis=axes, keepdims=True)
+    zero = squares == 0
+    return factor, jnp.where(zero, jnp.zeros_like(squares), jnp.sqrt(jnp.where(zero, jnp.ones_like(squares), squares)))
 
 
 class UnitRows(NamedTuple):
@@ -198,7 +209,7 @@ class UnitRows(NamedTuple):
     def pull_back(self, cotangents: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The cotangents of the rows from those of the units, (g − u⟨u, g⟩)/norm; and the products ⟨u, g⟩."""
         products = jnp.sum(self.units * cotangents, axis=-1, keepdims=True)
-        along = self.units * jnp.where(self.is_long, products, jnp.zeros_like(products))
+        along = self.units * jax.lax.select(self.is_long, products, jnp.zeros_like(products))
         return (cotangents - along) * self.inverse * self.reciprocal, products
 
 
@@ -209,14 +220,10 @@ def unit_rows(x: jax.Array, epsilon: float = 1e-7) -> UnitRows:
     not depend on that factor, which is why its gradient may be stopped. A row whose norm is below
     `epsilon` is divided by `epsilon`: its gradient is the plain one, and that of a zero row is finite.
     """
-    tiny = np.finfo(x.dtype).tiny
-    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axis=-1, keepdims=True, initial=0.0)
-    normal = largest >= tiny  # hardware may take a denormal number for 0
-    factor = jnp.where(normal, jnp.minimum(largest, 1 / tiny), jnp.ones_like(largest))  # nor is 1 / factor one
-    reciprocal = 1 / factor
-    rows = x * reciprocal
+    rows, _, reciprocal = _near_one(x, (-1,))
     squares = jnp.sum(jnp.square(rows), axis=-1, keepdims=True)
-    is_long = normal & (jnp.sqrt(squares) * factor > epsilon)
-    norms = jnp.sqrt(jnp.where(is_long, squares, jnp.ones_like(squares)))
-    inverse = jnp.where(is_long, 1 / norms, factor / epsilon)
+    least = epsilon * reciprocal
+    is_long = jnp.sqrt(squares) > least
+    norms = jnp.sqrt(jax.lax.select(is_long, squares, jnp.ones_like(squares)))
+    inverse = 1 / jax.lax.select(is_long, norms, least)
     return UnitRows(rows * inverse, inverse, reciprocal, is_long)

@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from jaxreg import OrthogonalRegularizer as Orthogonal
 from jaxreg import Rules, penalties
+from jaxreg._numerics import unit_rows
 
 SMALL = [(8, 8), (32, 32), (128, 128), (256, 256), (512, 512), (768, 768), (1024, 1024), (2048, 2048)]
 LARGE = [(4096, 1024), (8192, 256), (16384, 128)]
@@ -137,6 +138,44 @@ def tabulate_frames(shapes: list[tuple[int, int]], repeats: int) -> Table:
     return table
 
 
+def reference(x: np.ndarray, kernel_signs: np.ndarray) -> tuple[np.float64, np.ndarray, np.ndarray]:
+    """The mean |cosine| in float64, its gradient, and that gradient with the kernel's signs of cosines below 1e-6."""
+    x = x.astype(np.float64)
+    pairs = len(x) * (len(x) - 1)
+    norms = np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-7)
+    units = x / norms
+    gram = units @ units.T
+    np.fill_diagonal(gram, 0.0)
+
+    def gradient(signs: np.ndarray) -> np.ndarray:
+        sums = 2 * signs @ units / pairs
+        return (sums - units * np.sum(units * sums, axis=1, keepdims=True)) / norms
+
+    own = np.sign(gram)
+    return np.abs(gram).sum() / pairs, gradient(own), gradient(np.where(np.abs(gram) < 1e-6, kernel_signs, own))
+
+
+def tabulate_agreement(n: int, d: int, matrices: int) -> Table:
+    """Relative errors of the float32 kernel against NumPy in float64; of a gradient, in norm."""
+    program = compile_gradient(penalties.orthogonal, jnp.ones((n, d)))
+    errors = []
+    for seed in tqdm(range(matrices), desc="matrices", leave=False):
+        x = jax.random.normal(jax.random.key(seed), (n, d))
+        value, gradient = program(x)
+        units = unit_rows(x).units
+        expected, *slopes = reference(np.asarray(x), np.sign(np.asarray(units @ units.T)))
+        of_slopes = [np.linalg.norm(gradient - slope) / np.linalg.norm(slope) for slope in slopes]
+        errors.append([abs(float(value) - expected) / expected, *of_slopes])
+    table = Table(title=f"Agreement with NumPy in float64 on {matrices} matrices, {n} × {d}")
+    table.add_column("relative error")
+    for column in ("median", "largest"):
+        table.add_column(column, justify="right")
+    names = ("value", "gradient", "gradient, where |cosine| < 1e-6 with the kernel's signs")
+    for name, column in zip(names, np.transpose(errors), strict=True):
+        table.add_row(name, f"{np.median(column):.1e}", f"{np.max(column):.1e}")
+    return table
+
+
 def tabulate_compilation(layers: int, width: int) -> Table:
     """Seconds to trace and compile the gradient of orthogonal on every kernel of a transformer."""
     shapes = {"qkv": (width, 3 * width), "out": (width, width), "up": (width, 4 * width), "down": (4 * width, width)}
@@ -196,6 +235,7 @@ def main() -> None:
     table, _ = tabulate(shapes, rate, repeats)
     console.print(table)
     console.print(tabulate_frames(frames, repeats))
+    console.print(tabulate_agreement(*((100, 16, 2) if args.smoke else (4096, 1024, 8))))
     console.print(tabulate_compilation(*((1, 8) if args.smoke else (12, 768))))
 
     n, d = (1024, 16) if args.smoke else (65536, 256)
