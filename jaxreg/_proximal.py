@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxreg._numerics import accumulation_dtype, as_real, checked_strength, describe
+from jaxreg._numerics import accumulation_dtype, as_real, checked_strength, describe, times_strength
 from jaxreg._paths import is_masked, leaves_with_paths
 from jaxreg._rules import Rules
 from jaxreg._transforms import Pairs, check_scalar
@@ -79,9 +79,10 @@ def proximal(
         `optax.inject_hyperparams`, `rules` belongs in `static_args`.
       metric: "euclidean" or "adam".
       b2, eps, eps_root: those of the Adam in `inner`, for `metric="adam"`.
-      cap: for `metric="adam"`, how far the prox moves a weight in one step, in units of the learning rate: a number
+      cap: for `metric="adam"`, how far the prox may move a weight in one step, in units of the learning rate: a number
         greater than 1, or None for any distance. It holds where v̂ ≈ 0 and a weight would vanish at once, such as the
-        embedding of a token that has not been seen, and changes no point of rest.
+        embedding of a token that has not been seen. At rest the prox undoes the step of Adam, which is at most
+        (1 − b1)/√(1 − b2) units long, 3.2 by default, so that a larger cap changes no solution.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` with the state `ProximalState`.
@@ -138,12 +139,13 @@ def proximal(
         check_scalar(rate, name="learning_rate")
         step: Any = rate
         if metric == "adam":
-            scales = _adam_scales(inner_state, pairs, b2, eps, eps_root)
-            step = _metric_steps(rules, pairs, moved, scales, rate, cap)
+            step = _adam_steps(inner_state, rate, b2, eps, eps_root)
         new = pairs.treedef.flatten_up_to(rules.prox(pairs.treedef.unflatten(moved), step))
         leaves = list(pairs.updates)
         for i in pairs.chosen:
             if new[i] is not moved[i]:
+                if metric == "adam" and cap is not None:
+                    new[i] = _no_further(new[i], moved[i], times_strength(rate, cap, name="cap"))
                 dtype = jnp.result_type(pairs.params[i].dtype, leaves[i].dtype)
                 leaves[i] = (new[i] - jnp.asarray(pairs.params[i]).astype(new[i].dtype)).astype(dtype)
         return pairs.treedef.unflatten(leaves), ProximalState(optax.safe_increment(state.count), inner_state)
@@ -190,55 +192,27 @@ def _check_inner(state: Any, metric: str) -> None:
         )
 
 
-def _adam_scales(inner_state: Any, pairs: Pairs, b2: Any, eps: Any, eps_root: Any) -> list[Any]:
-    """Adam's denominators √(v̂ + eps_root) + eps for the leaves, a `MaskedNode` where Adam has none."""
+def _adam_steps(inner_state: Any, rate: jax.Array, b2: Any, eps: Any, eps_root: Any) -> Callable[[str, Any], jax.Array]:
+    """The step η/D of each weight of a parameter, by its path, with D = √(v̂ + eps_root) + eps."""
     (adam,) = _found(inner_state, optax.ScaleByAdamState)
-    try:
-        moments = pairs.treedef.flatten_up_to(adam.nu)
-    except ValueError as error:
-        raise ValueError(f"`inner`: the second moment of Adam must have the structure of `params`: {error}") from error
-    scales: list[Any] = [optax.MaskedNode()] * len(moments)
-    for i in pairs.chosen:
-        if not is_masked(moments[i]):
-            dtype = accumulation_dtype(pairs.updates[i].dtype, pairs.params[i].dtype)
-            decay, tip, floor = (as_real(v, name="b2").astype(dtype) for v in (b2, eps, eps_root))
-            moment = moments[i].astype(dtype) / (1 - decay ** adam.count.astype(dtype))
-            scales[i] = jnp.sqrt(moment + floor) + tip
-    return scales
+    moments = dict(leaves_with_paths(adam.nu))
 
-
-def _metric_steps(
-    rules: Rules, pairs: Pairs, moved: list[Any], scales: list[Any], rate: jax.Array, cap: Any
-) -> Callable[[str, Any], jax.Array]:
-    """The step of each weight, η/D, by the path of its parameter.
-
-    With a cap, D is at least |∇rules|/cap, where the gradient alone would move a weight by cap·η. At rest the gradient
-    of the penalty is that of the loss, which D is an average of, so that there the bound does not hold.
-    """
-    slopes: list[Any] = [None] * len(moved)
-    if cap is not None:
-        chosen = pairs.chosen
-
-        def penalty(values: list[jax.Array]) -> jax.Array:
-            leaves = list(moved)
-            for i, value in zip(chosen, values, strict=True):
-                leaves[i] = value
-            return rules(pairs.treedef.unflatten(leaves))
-
-        for i, slope in zip(chosen, jax.grad(penalty)([moved[i] for i in chosen]), strict=True):
-            slopes[i] = slope
-    steps = list(scales)
-    for i in pairs.chosen:
-        if not is_masked(scales[i]):
-            scale = scales[i]
-            if cap is not None:
-                scale = jnp.maximum(scale, jnp.abs(slopes[i]) / as_real(cap, name="cap").astype(scale.dtype))
-            steps[i] = rate.astype(scale.dtype) / jnp.maximum(scale, 1e-30)
-    by_path = dict(leaves_with_paths(pairs.treedef.unflatten(steps)))
-
-    def step(path: str, leaf: Any) -> jax.Array:
-        if is_masked(by_path[path]):
-            raise ValueError("`inner`: Adam has no second moment of it; is it masked there?")
-        return by_path[path]
+    def step(path: str, param: jax.Array) -> jax.Array:
+        moment = moments.get(path, optax.MaskedNode())
+        if is_masked(moment):
+            raise ValueError("`inner`: Adam's state has no second moment of it; is it masked there?")
+        decay, added, root_added, eta = (
+            as_real(value, name=name).astype(param.dtype)
+            for value, name in ((b2, "b2"), (eps, "eps"), (eps_root, "eps_root"), (rate, "learning_rate"))
+        )
+        corrected = moment.astype(param.dtype) / (1 - decay ** adam.count.astype(param.dtype))
+        return eta / jnp.maximum(jnp.sqrt(corrected + root_added) + added, 1e-30)
 
     return step
+
+
+def _no_further(new: jax.Array, old: jax.Array, distance: jax.Array) -> jax.Array:
+    """`new` where it is at most `distance` from `old`, else the point at that distance on the way to it."""
+    change = new - old
+    distance = distance.astype(new.dtype)
+    return jnp.where(jnp.abs(change) > distance, old + jnp.clip(change, -distance, distance), new)

@@ -8,7 +8,14 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
-from sparse_cases import SPARSE
+from sparse_cases import (
+    SPARSE,
+    groups_reference,
+    huber_reference,
+    mcp_reference,
+    over_weights,
+    scad_reference,
+)
 
 import jaxreg
 from jaxreg import penalties
@@ -205,6 +212,33 @@ REGULARIZERS = (
         lambda s: jaxreg.FramePotential(s, "columns"),
         lambda x, s: s * frame_potential_reference(x, "columns"),
         (0.3,),
+    ),
+    *(
+        RegularizerCase(cls.__name__, cls, lambda x, s, one=one: s * one(x[None])[0], (0.3,))
+        for cls, one in (
+            (jaxreg.LHalf, over_weights(np.sqrt)),
+            (jaxreg.Huber, over_weights(lambda size: huber_reference(size, 1.0))),
+            (jaxreg.MCP, over_weights(lambda size: mcp_reference(size, 1.0, 3.0))),
+            (jaxreg.SCAD, over_weights(lambda size: scad_reference(size, 1.0, 3.7))),
+            (jaxreg.LogSum, over_weights(np.log1p)),
+            (jaxreg.LInf, lambda points: np.max(np.abs(points).reshape(len(points), -1), axis=1)),
+            (jaxreg.GroupLasso, groups_reference((0,))),
+            (jaxreg.SparseGroupLasso, lambda p: over_weights(np.abs)(p) + groups_reference((0,))(p)),
+            (jaxreg.Nuclear, lambda p: np.sum(np.linalg.svd(p, compute_uv=False), axis=-1)),
+            (jaxreg.Spectral, lambda p: np.max(np.linalg.svd(p, compute_uv=False), axis=-1)),
+        )
+    ),
+    RegularizerCase(
+        "SparseGroupLasso with its weights",
+        lambda s, t, u: jaxreg.SparseGroupLasso(s, 0, l1=t, group=u, size_weighted=True),
+        lambda x, s, t, u: s * (t * _l1(x) + u * groups_reference((1,), True)(x[None])[0]),
+        (0.3, 0.5, 0.7),
+    ),
+    RegularizerCase(
+        "MCP with its shape",
+        lambda s, t, u: jaxreg.MCP(s, lam=t, gamma=u),
+        lambda x, s, t, u: s * over_weights(lambda size: mcp_reference(size, t, u))(x[None])[0],
+        (0.3, 0.9, 1.4),
     ),
     RegularizerCase("sum", lambda s, t: jaxreg.L1(s) + jaxreg.L2(t), lambda x, s, t: s * _l1(x) + t * _l2(x), (0.3, 2)),
     RegularizerCase("scaled", lambda s, t: s * jaxreg.L1(t), lambda x, s, t: s * t * _l1(x), (2.0, 0.3)),

@@ -1,11 +1,13 @@
-"""Cosines and mutual coherence against NumPy."""
+"""Cosines and mutual coherence against NumPy, and what is exactly zero."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from jaxreg.diagnostics import cosines, mutual_coherence
+from jaxreg.diagnostics import cosines, dead_units, mutual_coherence, sparsity, sparsity_table
 
 X = np.random.default_rng(0).normal(size=(4, 3, 5))
 
@@ -41,3 +43,68 @@ def test_awkward_points():
     # Below the least norm a cosine is linear in the row, with the slope 1/1e-7.
     slope = jax.grad(lambda x: cosines(x)[0, 1])(jnp.array([[1.0, 0.0], [0.0, 0.0]]))
     np.testing.assert_allclose(slope[1], [1e7, 0.0], rtol=1e-6)
+
+
+PARAMS = {
+    "conv": {"kernel": jnp.ones((2, 1, 3, 4)).at[..., 1].set(0.0), "bias": jnp.array([0.0, 1.0, 0.0, -0.0])},
+    "dense": {"kernel": jnp.array([[0.0, 1e-30, 0.0], [0.0, 0.0, 0.0]], jnp.bfloat16)},
+    "steps": 3,
+}
+
+
+def test_sparsity_counts_exact_zeros():
+    shares = jax.jit(sparsity)(PARAMS)
+    assert {path: float(share) for path, share in shares.items()} == {
+        "conv/bias": 0.75,
+        "conv/kernel": 0.25,
+        "dense/kernel": np.float32(5 / 6),
+    }
+    by_unit = jax.jit(lambda tree: sparsity(tree, group_axis=-1))(PARAMS)
+    assert {path: float(share) for path, share in by_unit.items()} == {
+        "conv/kernel": 0.25,
+        "dense/kernel": np.float32(2 / 3),
+    }
+    assert float(sparsity({"w": jnp.zeros((3, 2, 4))}, group_axis=(0, 2))["w"]) == 1.0
+    assert float(sparsity({"w": jnp.zeros((0, 4))})["w"]) == 0.0
+
+
+def test_dead_units_are_a_tree():
+    dead = jax.jit(dead_units)(PARAMS | {"steps": jnp.arange(3)})
+    np.testing.assert_array_equal(dead["conv"]["kernel"], [False, True, False, False])
+    np.testing.assert_array_equal(dead["dense"]["kernel"], [True, False, True])
+    assert dead["conv"]["bias"] is None
+    assert dead["steps"] is None
+    np.testing.assert_array_equal(dead_units({"w": PARAMS["dense"]["kernel"]}, group_axis=0)["w"], [False, True])
+    box = dead_units({"kernel": nn.Partitioned(jnp.zeros((2, 3)), names=(None, None))})["kernel"]
+    np.testing.assert_array_equal(box.value, [True] * 3)
+    places = dead_units({"w": jnp.zeros((2, 3, 4)).at[0, 0, 0].set(1.0)}, group_axis=(0, 2))["w"]
+    np.testing.assert_array_equal(places, np.arange(8).reshape(2, 4) > 0)
+
+
+def test_an_nnx_model_has_shares_and_its_state_has_dead_units():
+    model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+    assert float(sparsity(model)["bias"]) == 1.0
+    np.testing.assert_array_equal(dead_units(nnx.state(model))["kernel"][...], [False] * 3)
+    with pytest.raises(TypeError, match="`tree` must hold arrays, got an nnx.Module"):
+        dead_units(model)
+
+
+def test_the_table_shows_what_is_dead():
+    text = str(sparsity_table(PARAMS))
+    lines = {line.split()[0]: line.split() for line in text.splitlines() if line.strip()}
+    assert lines["conv/kernel"] == ["conv/kernel", "float32[2,1,3,4]", "24", "6", "25.0%", "4", "1", "25.0%", "1"]
+    assert lines["dense/kernel"][-5:] == ["3", "2", "66.7%", "0,", "2"]
+    assert lines["conv/bias"][1:] == ["float32[4]", "4", "3", "75.0%"]
+    assert lines["all"] == ["all", "34", "14", "41.2%", "7", "3", "42.9%"]
+    runs = str(sparsity_table({"w": jnp.ones((1, 60)).at[0, 1::2].set(0.0).at[0, 10:20].set(0.0)}))
+    assert "1, 3, 5, 7, 9-19, 21, 23, 25, 27, 29 and 15 more" in runs
+    heads = jnp.ones((2, 2, 3)).at[0, :, 1].set(0).at[1, :, 2].set(0)
+    assert "(0, 1), (1, 2)" in str(sparsity_table({"w": heads}, group_axis=(0, 2)))
+    assert "all" in str(sparsity_table({}))
+
+
+@pytest.mark.parametrize("function", [sparsity, dead_units, sparsity_table])
+def test_an_axis_that_does_not_fit_names_the_path(function):
+    function({"vector": jnp.ones(2)}, group_axis=2)  # which has no groups
+    with pytest.raises(ValueError, match=r"at `a/w`: `group_axis` must lie in \[-2, 2\) for rank 2, got \(2,\)"):
+        function({"a": {"w": jnp.ones((2, 2))}}, group_axis=2)
