@@ -236,9 +236,9 @@ REGULARIZERS = (
     ),
     RegularizerCase(
         "MCP with its shape",
-        lambda s, t, u: jaxreg.MCP(s, lam=t, gamma=u),
-        lambda x, s, t, u: s * over_weights(lambda size: mcp_reference(size, t, u))(x[None])[0],
-        (0.3, 0.9, 1.4),
+        lambda s, t: jaxreg.MCP(s, lam=t, gamma=1.4),
+        lambda x, s, t: s * over_weights(lambda size: mcp_reference(size, t, 1.4))(x[None])[0],
+        (0.3, 0.9),
     ),
     RegularizerCase("sum", lambda s, t: jaxreg.L1(s) + jaxreg.L2(t), lambda x, s, t: s * _l1(x) + t * _l2(x), (0.3, 2)),
     RegularizerCase("scaled", lambda s, t: s * jaxreg.L1(t), lambda x, s, t: s * t * _l1(x), (2.0, 0.3)),
