@@ -1,11 +1,11 @@
 """Weight regularization for JAX.
 
-A penalty is a function from an array to a scalar (`jaxreg.penalties`), and its prox one from an array and a step to an
-array (`jaxreg.prox`). A regularizer is a penalty with its strength, as a pytree (`L1`, `GroupLasso`, your own
-`Regularizer`; `get`, `serialize` and `deserialize` turn names and dicts into them and back). `Rules` choose regularizers
-for the parameters of a tree by path. `add_penalty_gradients` puts rules in an optax chain, `proximal` ends the steps of an
-optimizer with their prox, for exact zeros, and `activity_penalty` applies them to layer outputs. `jaxreg.diagnostics`
-measures weights.
+A penalty is a function from an array to a scalar (`jaxreg.penalties`), and its prox one from an array and a step to
+an array (`jaxreg.prox`). A regularizer is a penalty with its strength, as a pytree (`L1`, `GroupLasso`, your own
+`Regularizer`; `get`, `serialize` and `deserialize` turn names and dicts into them and back). `Rules` choose
+regularizers for the parameters of a tree by path. `add_penalty_gradients` puts rules in an optax chain, `proximal`
+ends the steps of an optimizer with their prox, for exact zeros, and `activity_penalty` applies them to layer outputs.
+`jaxreg.diagnostics` measures weights.
 """
 
 from jaxreg import diagnostics as diagnostics
