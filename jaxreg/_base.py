@@ -40,8 +40,8 @@ class Regularizer(Configured):
 
     Regularizers add and scale: `a + b`, `sum([a, b])`, `2.0 * a`, `a + function`.
 
-    A regularizer may also define `prox(self, x, step)`, which `jaxreg.proximal` and `Rules.prox` call. A subclass that
-    defines `__call__` anew does not inherit one.
+    A regularizer may also define `prox(self, x, step)`, which `jaxreg.proximal` and `Rules.prox` call, and the property
+    `has_metric_prox` as True, if it takes a step for each weight. A subclass that defines `__call__` anew inherits none.
     """
 
     # Whether `prox` takes an array for its step, a step for each weight.
