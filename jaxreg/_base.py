@@ -40,8 +40,8 @@ class Regularizer(Configured):
 
     Regularizers add and scale: `a + b`, `sum([a, b])`, `2.0 * a`, `a + function`.
 
-    A regularizer may also define `prox(self, x, step)`, which `jaxreg.proximal` and `Rules.prox` call, and the property
-    `has_metric_prox` as True, if it takes a step for each weight. A subclass that defines `__call__` anew inherits none.
+    A regularizer may also define `prox(self, x, step)`, which `jaxreg.proximal` and `Rules.prox` call, and set
+    `has_metric_prox = True` if it takes a step for each weight. A subclass with a `__call__` of its own inherits neither.
     """
 
     # Whether `prox` takes an array for its step, a step for each weight.
@@ -55,12 +55,9 @@ class Regularizer(Configured):
         if cls.__dict__.get("__slots__"):
             raise TypeError(f"{cls.__name__} must not have `__slots__`: its strengths would not be found")
         if "__call__" in cls.__dict__ and "prox" not in cls.__dict__:
-            # Of another penalty than the inherited prox is for.
-            cls.prox, cls._elastic_net, cls._takes_steps = (  # type: ignore[method-assign]
-                Regularizer.prox,
-                Regularizer._elastic_net,
-                False,
-            )
+            # Of another penalty than what is inherited.
+            for name in ("prox", "has_prox", "has_metric_prox", "_elastic_net", "_takes_steps"):
+                setattr(cls, name, vars(Regularizer)[name])
         if "__init__" in cls.__dict__:
             cls._is_frozen = False
         elif cls.__init__ is object.__init__ or cls._is_frozen:

@@ -54,8 +54,8 @@ def proximal(
     The penalty belongs here *or* in the loss, not in both.
 
     - `metric="euclidean"`: p' = argmin_y ½‖y − (p + u)‖² + η·rules(y). With plain SGD, proximal gradient descent; the
-      minimum of loss plus penalty. Under Adam it is decoupled, as AdamW is: exact zeros, but strengths that are
-      relative to the size of each weight's gradients.
+      minimum of loss plus penalty. Under Adam it is decoupled, as AdamW is, and solves another problem: Adam brings
+      gradients to a size of about 1, and strengths are relative to that.
     - `metric="adam"`: p' = argmin_y ½Σ D(y − (p + u))² + η·rules(y) with Adam's own D = √v̂ + eps, for L1, L2, L1L2 and
       their sums, GroupLasso, SparseGroupLasso, Huber, LHalf, MCP, SCAD and LogSum. A weight is at rest where the
       gradient of loss plus penalty is 0, so that Adam minimizes the true objective, as SGD does.
