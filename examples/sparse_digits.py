@@ -5,13 +5,14 @@ path of strengths and in three ways:
 
 - `jaxreg.proximal(..., metric="adam")` minimizes loss plus penalty, with units that are exactly zero;
 - `jaxreg.proximal(...)` in the Euclidean metric reaches zero units too, but it minimizes something else: Adam rescales
-  the gradient and not the penalty, so that its strengths are on another scale, here a hundred times as large;
-- `jaxreg.add_penalty_gradients`, the subgradient, has the objective of the first, and no unit becomes exactly zero.
+  the gradient and not the penalty, so that its strengths are on another scale, and are a hundred times as large here;
+- `jaxreg.add_penalty_gradients`, the subgradient, has the objective of the first. Units come near to zero, and none
+  becomes exactly zero.
 
 The dead units are then cut out of the networks of the first kind. A unit without weights puts out the constant
 relu(bias), which goes into the bias of the next layer. The script fails if a smaller network has other outputs.
 
-    python examples/sparse_digits.py             # under two minutes on two cores
+    python examples/sparse_digits.py             # about half a minute on two cores
     python examples/sparse_digits.py --smoke     # the same path, with less of everything
 
 The picture is `examples/output/sparse_digits.png`; `--output FOLDER` puts it elsewhere.
@@ -206,7 +207,7 @@ def cut_all(models: dict[str, nn.Module], trained: Trained, data: list[jax.Array
     return table, largest
 
 
-def draw(trained: Trained, models: dict[str, nn.Module], shown: float) -> Figure:
+def draw(trained: Trained, models: dict[str, nn.Module], shown: float, test_size: int) -> Figure:
     figure = Figure(figsize=(12, 9), layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.25), hspace=0.04)
     # Okabe and Ito's colours, which differ for every kind of colour vision.
@@ -217,26 +218,30 @@ def draw(trained: Trained, models: dict[str, nn.Module], shown: float) -> Figure
             runs = [(key[2], network) for key, network in trained.items() if key[:2] == (name, method)]
             shares = [network.dead.mean() for _, network in runs]
             accuracies = [network.accuracy for _, network in runs]
-            panel.plot(
-                shares, accuracies, style, color=color, label=method if panel.get_subplotspec().is_first_col() else None
-            )
+            label = method if name == "MLP" else None
+            panel.plot(shares, accuracies, style, color=color, label=label)
             if method == METRIC:
-                for share, accuracy, (strength, _) in zip(shares, accuracies, runs, strict=True):
-                    panel.annotate(f"{strength:g}", (share, accuracy), (0, 8), textcoords="offset points", ha="center")
+                for share, accuracy, (strength, _) in list(zip(shares, accuracies, runs, strict=True))[1:]:
+                    panel.annotate(f"{strength:g}", (share, accuracy), (6, 6), textcoords="offset points")
+                # That of a share of `test_size` independent digits, at the network without a penalty.
+                error = np.sqrt(accuracies[0] * (1 - accuracies[0]) / test_size)
+                band = panel.axhspan(accuracies[0] - error, accuracies[0] + error, color="#DDDDDD", zorder=0)
+                band.set_label("no penalty, ± one standard error" if name == "MLP" else None)
         what = "units" if name == "MLP" else "filters"
         panel.set(title=f"{name}, {models[name].units} hidden {what}", xlabel=f"share of {what} that are exactly zero")
         panel.set(xlim=(-0.05, 1), ylabel="test accuracy")
         panel.label_outer()
         panel.margins(y=0.2)
         panel.xaxis.set_major_formatter(PercentFormatter(1))
-        panel.yaxis.set_major_formatter(PercentFormatter(1))
+        panel.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
         panel.grid(alpha=0.3)
     title = "Each line is a path of strengths; those of the prox in Adam's metric are written at its points"
-    top.legend(loc="outside upper center", ncols=len(styles), frameon=False, title=title)
+    top.legend(loc="outside upper center", ncols=len(styles) + 1, frameon=False, title=title)
 
     panels = bottom.subplots(2, 1, sharex=True)
     networks = {method: trained["MLP", method, shown] for method in (METRIC, SUBGRADIENT)}
-    limit = max(np.abs(network.params["hidden"]["kernel"]).max() for network in networks.values())
+    # A few large weights would leave the others pale.
+    limit = max(np.quantile(np.abs(network.params["hidden"]["kernel"]), 0.99) for network in networks.values())
     for panel, (method, network) in zip(panels, networks.items(), strict=True):
         kernel = np.asarray(network.params["hidden"]["kernel"])
         image = panel.imshow(kernel, vmin=-limit, vmax=limit, cmap="RdBu_r", aspect="auto", interpolation="none")
@@ -246,8 +251,8 @@ def draw(trained: Trained, models: dict[str, nn.Module], shown: float) -> Figure
         panel.set(title=title, ylabel="input pixel")
     panels[-1].set_xlabel("hidden unit")
     handles = [Patch(color="#8C8C8C", label="all weights exactly zero")]
-    bottom.legend(handles=handles, loc="outside lower right", frameon=False)
-    bottom.colorbar(image, ax=panels, label="weight")
+    bottom.legend(handles=handles, loc="outside lower center", frameon=False)
+    bottom.colorbar(image, ax=panels, label="weight", extend="both")
     bottom.suptitle(f"Hidden weights of the MLP at the strength {shown:g}")
     return figure
 
@@ -274,7 +279,7 @@ def main() -> None:
 
     args.output.mkdir(parents=True, exist_ok=True)
     path = args.output / "sparse_digits.png"
-    draw(trained, models, shown).savefig(path, dpi=150)
+    draw(trained, models, shown, len(data[2])).savefig(path, dpi=150)
     print(f"\nSaved {path}")
     if largest > TOLERANCE:
         raise SystemExit(f"A smaller network differs by {largest:.1e} from the whole one, more than {TOLERANCE:g}.")
