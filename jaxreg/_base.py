@@ -41,7 +41,7 @@ class Regularizer(Configured):
     Regularizers add and scale: `a + b`, `sum([a, b])`, `2.0 * a`, `a + function`.
 
     A regularizer may also define `prox(self, x, step)`, which `jaxreg.proximal` and `Rules.prox` call, and set
-    `has_metric_prox = True` if it takes a step for each weight. A subclass with a `__call__` of its own inherits neither.
+    `has_metric_prox = True` if it takes a step for each weight. A subclass with its own `__call__` inherits neither.
     """
 
     # Whether `prox` takes an array for its step, a step for each weight.
