@@ -201,12 +201,13 @@ def _adam_steps(inner_state: Any, rate: jax.Array, b2: Any, eps: Any, eps_root: 
         moment = moments.get(path, optax.MaskedNode())
         if is_masked(moment):
             raise ValueError("`inner`: Adam's state has no second moment of it; is it masked there?")
-        decay, added, root_added, eta = (
-            as_real(value, name=name).astype(param.dtype)
-            for value, name in ((b2, "b2"), (eps, "eps"), (eps_root, "eps_root"), (rate, "learning_rate"))
-        )
-        corrected = moment.astype(param.dtype) / (1 - decay ** adam.count.astype(param.dtype))
-        return eta / jnp.maximum(jnp.sqrt(corrected + root_added) + added, 1e-30)
+        # As optax writes it, so that XLA computes it once for both.
+        second = optax.tree.bias_correction(moment.astype(param.dtype), like(b2, param), adam.count)
+        scale = jnp.sqrt(second + like(eps_root, param)) + like(eps, param)
+        return rate.astype(param.dtype) / jnp.maximum(scale, 1e-30)
+
+    def like(value: Any, param: jax.Array) -> Any:
+        return float(value) if isinstance(value, float) else value.astype(param.dtype)
 
     return step
 
