@@ -154,7 +154,11 @@ def sparsity_table(tree: Any, *, group_axis: Axes = -1) -> Tables:
 
 
 def _parameters(tree: Any) -> list[tuple[str, Any]]:
-    return [(path, leaf) for path, leaf in leaves_with_paths(tree) if is_float_array(leaf)]
+    found = [(path, leaf) for path, leaf in leaves_with_paths(tree) if is_float_array(leaf)]
+    for path, leaf in found:
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            raise TypeError(f"`tree` must hold values, got the shape {describe(leaf)} at `{path}`")
+    return found
 
 
 def _dead(tree: Any, group_axis: Axes) -> dict[str, jax.Array]:

@@ -108,3 +108,10 @@ def test_an_axis_that_does_not_fit_names_the_path(function):
     function({"vector": jnp.ones(2)}, group_axis=2)  # which has no groups
     with pytest.raises(ValueError, match=r"at `a/w`: `group_axis` must lie in \[-2, 2\) for rank 2, got \(2,\)"):
         function({"a": {"w": jnp.ones((2, 2))}}, group_axis=2)
+
+
+@pytest.mark.parametrize("function", [sparsity, dead_units, sparsity_table])
+def test_shapes_without_values_are_an_error(function):
+    shapes = jax.eval_shape(lambda: {"a": {"w": jnp.ones((2, 2))}})
+    with pytest.raises(TypeError, match=r"`tree` must hold values, got the shape float32\[2,2\] at `a/w`"):
+        function(shapes)

@@ -563,6 +563,33 @@ class Shapeless(jaxreg.Regularizer):
         return jnp.sum(x)
 
 
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: GroupLasso(-1), ValueError, "`factor` must be finite and >= 0, got -1"),
+        (lambda: GroupLasso(None), TypeError, "`factor` must be a number, got None"),
+        (
+            lambda: GroupLasso(0.1, "units"),
+            TypeError,
+            "`group_axis` must be an int or a tuple of ints, got str 'units'",
+        ),
+        (
+            lambda: GroupLasso(batch_axis=0.5),
+            TypeError,
+            r"`batch_axis` must be an int or a tuple of ints, got float 0.5",
+        ),
+        (lambda: GroupLasso(size_weighted=1), TypeError, "`size_weighted` must be a bool, got int 1"),
+        (lambda: Nuclear(out_axis=1.5), TypeError, r"`out_axis` must be an int or a tuple of ints, got float 1.5"),
+        (lambda: jaxreg.MCP(gamma=0), ValueError, "`gamma` must be finite and > 0, got 0"),
+        (lambda: jaxreg.SCAD(a=1.0), ValueError, "`a` must be finite and > 1, got 1.0"),
+        (lambda: jaxreg.Huber(delta=None), TypeError, "`delta` must be a number, got None"),
+    ],
+)
+def test_what_a_constructor_checks(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
 def test_l0_is_not_differentiated():
     assert jaxreg.L0(0.5)(SAMPLE) == 2.0
     with pytest.raises(TypeError, match=r"`L0` counts weights, so its gradient would be 0 .* `jaxreg.proximal`"):

@@ -8,7 +8,7 @@ import jax
 
 from jaxreg._base import Regularizer
 from jaxreg._matrix import checked_axes
-from jaxreg._numerics import checked_strength, scaled, times_strength
+from jaxreg._numerics import checked_strength, describe, scaled, times_strength
 
 
 class Strengths(Regularizer):
@@ -22,6 +22,8 @@ class Strengths(Regularizer):
                 value = checked_strength(value, name=field.name, default=marks["unset"], above=marks["above"])
             elif field.metadata.get("axes"):
                 value = checked_axes(value, name=field.name)
+            elif isinstance(field.default, bool) and not isinstance(value, bool):
+                raise TypeError(f"`{field.name}` must be a bool, got {describe(value)}")
             object.__setattr__(self, field.name, value)
 
 
