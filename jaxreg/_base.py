@@ -13,6 +13,7 @@ from jaxreg._configured import BUILT_IN, Configured, is_penalty, to_dict
 from jaxreg._numerics import brief, checked_scalar, checked_strength, describe, scaled, times_strength, total
 from jaxreg._pytree import identity, is_number, make_dataclass, register
 
+_OF_PROX = ("__call__", "prox", "has_prox", "has_metric_prox", "_elastic_net", "_takes_steps")
 GRADIENTS_INSTEAD = "add its gradients by `jaxreg.add_penalty_gradients`"
 
 
@@ -54,9 +55,11 @@ class Regularizer(Configured):
         super().__init_subclass__(**kwargs)
         if cls.__dict__.get("__slots__"):
             raise TypeError(f"{cls.__name__} must not have `__slots__`: its strengths would not be found")
-        if "__call__" in cls.__dict__ and "prox" not in cls.__dict__:
-            # Of another penalty than what is inherited.
-            for name in ("prox", "has_prox", "has_metric_prox", "_elastic_net", "_takes_steps"):
+        # What was inherited of a prox belongs to another penalty where `__call__` or `prox` is nearer than it.
+        nearest = {name: next(i for i, c in enumerate(cls.__mro__) if name in vars(c)) for name in _OF_PROX}
+        limits = {"prox": nearest["__call__"], "has_prox": nearest["__call__"]}
+        for name in _OF_PROX[1:]:
+            if nearest[name] > limits.get(name, min(nearest["__call__"], nearest["prox"])):
                 setattr(cls, name, vars(Regularizer)[name])
         if "__init__" in cls.__dict__:
             cls._is_frozen = False

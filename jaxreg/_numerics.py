@@ -151,7 +151,7 @@ def like_x(value: Any, x: jax.Array, *, name: str, or_number: bool = False) -> j
     """An array of the shape and dtype of `x`, or where that is allowed a number."""
     if or_number and not np.shape(value):
         return number(value, x, name=name)
-    value = as_real(value, name=name)
+    value = as_real(checked_strength(value, name=name) if or_number else value, name=name)
     if value.shape != x.shape:
         other = "a number or " if or_number else ""
         raise ValueError(f"`{name}` must be {other}an array of the shape of `x`, {x.shape}, got {describe(value)}")

@@ -23,6 +23,14 @@ _OUTSIDE = (
 )
 
 
+# They change the learning rate by themselves.
+_RESCALING = (
+    optax.contrib.ReduceLROnPlateauState,
+    optax.ScaleByBacktrackingLinesearchState,
+    optax.ScaleByZoomLinesearchState,
+)
+
+
 class ProximalState(NamedTuple):
     """State of `proximal`.
 
@@ -57,7 +65,7 @@ def proximal(
       minimum of loss plus penalty. Under Adam it is decoupled, as AdamW is, and solves another problem: Adam brings
       gradients to a size of about 1, and strengths are relative to that.
     - `metric="adam"`: p' = argmin_y ½Σ D(y − (p + u))² + η·rules(y) with Adam's own D = √v̂ + eps, for L1, L2, L1L2 and
-      their sums, GroupLasso, SparseGroupLasso, Huber, LHalf, MCP, SCAD and LogSum. A weight is at rest where the
+      their sums, GroupLasso, SparseGroupLasso, Huber, LHalf and LogSum. A weight is at rest where the
       gradient of loss plus penalty is 0, so that Adam minimizes the true objective, as SGD does.
 
     D is read from the one `optax.ScaleByAdamState` in the state of `inner`, wherever it sits. What no state shows must
@@ -65,7 +73,9 @@ def proximal(
     an extra `optax.scale`. (In `optax.nadam` D is that of Adam.)
 
     Wrap it in `optax.MultiSteps`, `optax.apply_if_finite`, `optax.lookahead`, `optax.contrib.sam`; they do not go
-    inside, and nothing follows it in a chain. Averages, such as the slow weights of `lookahead` and the weights of
+    inside, and nothing follows it in a chain. `optax.masked` and `optax.partition` go around it too: the prox moves
+    what its rules meet, also where they stop `inner` or give it another learning rate.
+    Averages, such as the slow weights of `lookahead` and the weights of
     `optax.contrib.schedule_free`, have no exact zeros of their own.
 
     Updates come back in the wider dtype of update and parameter, which is exact at zero: `optax.apply_updates` then
@@ -111,7 +121,9 @@ def proximal(
         learning_rate = checked_strength(learning_rate, name="learning_rate")
         check_scalar(learning_rate, name="learning_rate")
     b2, eps, eps_root = (checked_strength(v, name=n) for v, n in ((b2, "b2"), (eps, "eps"), (eps_root, "eps_root")))
-    if isinstance(b2, float) and b2 >= 1:
+    for value, name in ((b2, "b2"), (eps, "eps"), (eps_root, "eps_root"), (0.0 if cap is None else cap, "cap")):
+        check_scalar(value, name=name)
+    if not isinstance(b2, jax.Array) and b2 >= 1:
         raise ValueError(f"`b2` must be < 1, got {b2}")
     if cap is not None:
         cap = checked_strength(cap, name="cap", above=1.0)
@@ -184,6 +196,11 @@ def _check_inner(state: Any, metric: str) -> None:
         raise ValueError(
             f"`inner` must not hold what skips, averages or repeats steps, got {name}; "
             "put `proximal` inside: optax.MultiSteps(jaxreg.proximal(...), 4)"
+        )
+    if rescaling := _found(state, _RESCALING):
+        raise ValueError(
+            f"`inner` must not hold what changes the length of steps by itself, got {type(rescaling[0]).__name__}: "
+            "the prox would not know its step"
         )
     if metric == "adam" and (count := len(_found(state, optax.ScaleByAdamState))) != 1:
         raise ValueError(

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, NoReturn, Self
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxreg._base import Regularizer, as_regularizer, penalty
@@ -125,7 +126,7 @@ class Rules:
         for m, regularizer in found:
             with self._located(m):
                 result = regularizer.prox(m.leaf, step(m.path, m.leaf) if callable(step) else step)
-                if describe(result) != describe(m.leaf):
+                if describe(result) != describe(jnp.asarray(m.leaf)):
                     raise TypeError(
                         f"the prox of {regularizer!r} must return {describe(m.leaf)}, got {describe(result)}"
                     )

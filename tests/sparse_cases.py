@@ -75,7 +75,7 @@ class SparseCase:
     function: str
     reference: Callable
     options: Callable = lambda shape: {}
-    shapes: tuple = ((), (3, 4))
+    shapes: tuple = ((3, 4),)
     steps: tuple = (0.3, 1.7)
     convex: bool = True
     of_weights: bool = True  # a sum over single weights
@@ -125,7 +125,7 @@ def _singular(name, function, shapes, order, sizes, **options):
 
 
 SPARSE = (
-    SparseCase("prox of l1", "l1", over_weights(lambda s: s)),
+    SparseCase("prox of l1", "l1", over_weights(lambda s: s), shapes=((), (3, 4))),
     SparseCase("prox of l2", "l2", over_weights(np.square), squares=True),
     SparseCase("l1_l2", "l1_l2", over_weights(lambda s: 0.7 * s + 0.4 * s**2), fixed(l1=0.7, l2=0.4), squares=True),
     # Hardware may take a denormal number for 0. The gradient is a constant, which has no sharding.
@@ -166,6 +166,7 @@ SPARSE = (
         "linf",
         "linf",
         lambda points: np.max(np.abs(points).reshape(len(points), -1), axis=1, initial=0.0),
+        shapes=((), (3, 4)),
         of_weights=False,
         for_each=False,
     ),

@@ -1,5 +1,6 @@
 """The laws of design, over the table of cases."""
 
+import functools
 import json
 
 import jax
@@ -14,6 +15,17 @@ import jaxreg
 both = pytest.mark.parametrize("case", [(c, s) for c in PENALTIES for s in c.shapes], ids=lambda cs: f"{cs[0]}-{cs[1]}")
 each = pytest.mark.parametrize("case", PENALTIES, ids=str)
 regularizers = pytest.mark.parametrize("case", REGULARIZERS, ids=str)
+
+
+@functools.cache
+def graded(case):
+    """The value and the gradient, compiled once for each shape."""
+    return jax.jit(jax.value_and_grad(case.penalty))
+
+
+@functools.cache
+def curved(case):
+    return jax.jit(jax.hessian(case.penalty))
 
 
 def sample(shape, dtype=np.float64, seed=0):
@@ -39,7 +51,7 @@ def test_value_and_gradient_in_float64(case):
     case, shape = case
     x = sample(shape)
     with jax.enable_x64(True):
-        value, gradient = jax.jit(jax.value_and_grad(case.penalty))(jnp.asarray(x))
+        value, gradient = graded(case)(jnp.asarray(x))
         assert value.dtype == gradient.dtype == jnp.float64
         np.testing.assert_allclose(value, case.reference(x), rtol=1e-13)
         np.testing.assert_allclose(gradient, finite_differences(case.reference, x), rtol=1e-6, atol=1e-8)
@@ -49,7 +61,7 @@ def test_value_and_gradient_in_float64(case):
 def test_value_and_gradient_in_float32(case):
     case, shape = case
     x = sample(shape, np.float32)
-    value, gradient = jax.jit(jax.value_and_grad(case.penalty))(jnp.asarray(x))
+    value, gradient = graded(case)(jnp.asarray(x))
     assert value.dtype == gradient.dtype == jnp.float32
     np.testing.assert_allclose(value, case.reference(x), rtol=1e-6)
     exact = finite_differences(case.reference, x.astype(np.float64))
@@ -111,8 +123,8 @@ def test_all_derivatives(case):
 def test_low_precision_is_float32_of_the_upcast_input(case, dtype):
     case, shape = case
     x = jnp.asarray(sample(shape, np.float32)).astype(dtype)
-    value, gradient = jax.jit(jax.value_and_grad(case.penalty))(x)
-    wide_value, wide_gradient = jax.jit(jax.value_and_grad(case.penalty))(x.astype(jnp.float32))
+    value, gradient = graded(case)(x)
+    wide_value, wide_gradient = graded(case)(x.astype(jnp.float32))
     assert value.dtype == jnp.float32
     assert gradient.dtype == dtype
     assert value == wide_value
@@ -148,11 +160,11 @@ AWKWARD = {
 def test_awkward_points_are_finite_and_right(case, kind):
     case, shape = case
     x = AWKWARD[kind](sample(shape, np.float32)) if shape else np.float32(0.0)
-    value, gradient = jax.jit(jax.value_and_grad(case.penalty))(jnp.asarray(x))
+    value, gradient = graded(case)(jnp.asarray(x))
     assert np.all(np.isfinite(gradient))
     np.testing.assert_allclose(value, case.reference(np.asarray(x)), rtol=1e-6, atol=1e-30)
     if "tiny" not in kind and "denormal" not in kind:  # whose second derivative is beyond float32
-        assert np.all(np.isfinite(jax.jit(jax.hessian(case.penalty))(jnp.asarray(x))))
+        assert np.all(np.isfinite(curved(case)(jnp.asarray(x))))
 
 
 @each
@@ -180,7 +192,7 @@ def test_a_zero_vector_has_no_gradient_and_no_effect(mode):
 def test_extreme_scales(case, scale):
     for shape in case.shapes:
         x = sample(shape, np.float32)
-        value, gradient = jax.jit(jax.value_and_grad(case.penalty))(jnp.asarray(x * np.float32(scale)))
+        value, gradient = graded(case)(jnp.asarray(x * np.float32(scale)))
         if not case.scale_invariant and scale > 1e30:  # the sum and the gradient are beyond float32
             continue
         assert np.all(np.isfinite(gradient))
@@ -307,10 +319,10 @@ def test_a_strength_of_zero_can_be_learned():
 def test_sharded_elementwise_penalties(case, axis_type, spec):
     mesh = jax.make_mesh((4, 2), ("d", "m"), axis_types=(axis_type, axis_type))
     x = sample((16, 24), np.float32)
-    expected, expected_gradient = jax.jit(jax.value_and_grad(case.penalty))(jnp.asarray(x))
+    expected, expected_gradient = graded(case)(jnp.asarray(x))
     with jax.set_mesh(mesh):
         placed = jax.device_put(x, NamedSharding(mesh, spec))
-        value, gradient = jax.jit(jax.value_and_grad(case.penalty))(placed)
+        value, gradient = graded(case)(placed)
         through = jax.jit(jax.value_and_grad(jaxreg.L1L2(0.1, 0.2)))(placed)
     np.testing.assert_allclose(value, expected, rtol=1e-6)
     np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-6)

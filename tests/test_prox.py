@@ -42,6 +42,11 @@ def jitted(case):
     return jax.jit(case.prox)
 
 
+@functools.cache
+def pulled_back(case):
+    return jax.jit(lambda x, step: jax.vjp(case.prox, x, step))
+
+
 def taken(case, x, step):
     with jax.enable_x64(True):
         return np.asarray(jitted(case)(jnp.asarray(x), jnp.asarray(step)))
@@ -237,7 +242,7 @@ def test_awkward_points_have_no_nan(case, kind):
     if case.function == "anchor" and kind == "no rows":
         return
     for step in (0.0, 0.3, 1e30):
-        y, pull = jax.jit(lambda x, step: jax.vjp(case.prox, x, step))(x, jnp.float32(step))
+        y, pull = pulled_back(case)(x, jnp.float32(step))
         assert np.all(np.isfinite(y)), step
         if case.at_zero:
             assert np.all(np.abs(y) <= np.abs(x) * 1.00001) or not case.of_weights
@@ -259,6 +264,25 @@ def test_a_step_of_zero_changes_nothing(case):
 def test_nan_stays(case):
     x = jnp.full(case.shapes[-1], jnp.nan)
     assert np.all(np.isnan(case.prox(x, case.steps[0])))
+    if case.of_weights:
+        assert np.all(np.isnan(case.prox(jnp.ones(case.shapes[-1]), jnp.asarray(jnp.nan))))
+
+
+def test_log_sum_of_small_weights_does_not_cancel():
+    x = jnp.array([1e-8, 1e-5, 1e-3, 0.1])
+    np.testing.assert_array_equal(prox.log_sum(x, 0.0, epsilon=1e3), x)
+    np.testing.assert_allclose(prox.log_sum(x, 1e-6, epsilon=1e3), x, rtol=0.11)
+
+
+def test_the_level_of_linf_at_the_largest_numbers():
+    np.testing.assert_array_equal(prox.linf(jnp.array([1e38, 1.0]), 1.0), jnp.array([1e38, 1.0]))
+    assert np.all(np.isnan(prox.linf(jnp.array([2.0, jnp.nan]), 1.0)))
+
+
+def test_steps_for_each_weight_of_tiny_groups():
+    x, steps = jnp.full((2, 1), 1e-20), jnp.zeros((2, 1))
+    for function in (prox.group_lasso, prox.sparse_group_lasso):
+        np.testing.assert_allclose(jax.grad(lambda x, f=function: jnp.sum(f(x, steps)))(x), 1.0, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -543,6 +543,23 @@ def test_a_subclass_with_another_penalty_does_not_inherit_a_prox():
         def prox(self, x, step):
             return jaxreg.prox.l1(x, step * self.factor)
 
+    class Mixin:
+        def __call__(self, x):
+            return jnp.sum(x**4)
+
+    class Mixed(Mixin, L1):
+        pass
+
+    class Both(L1):
+        def __call__(self, x):
+            return self.l1 * jnp.sum(x**4)
+
+        def prox(self, x, step):
+            return 0 * x
+
+    assert not Mixed(0.1).has_prox
+    assert (Both(0.1).has_prox, Both(0.1).has_metric_prox) == (True, False)
+    assert not (Both(0.1) + L2(0.1)).has_prox
     assert not Other(0.1).has_prox
     assert not (Other(0.1) + L2(0.1)).has_prox
     with pytest.raises(NotImplementedError, match="Other"):
@@ -642,6 +659,18 @@ def update(tx, params=PARAMS):
         (lambda: proximal(ADAM, RULES, None), TypeError, "`learning_rate` must be a number, got None"),
         (lambda: proximal(ADAM, RULES, 0.1, b2=1.0), ValueError, "`b2` must be < 1, got 1.0"),
         (lambda: proximal(ADAM, RULES, 0.1, eps=-1), ValueError, "`eps` must be finite and >= 0, got -1"),
+        (lambda: proximal(ADAM, RULES, 0.1, b2=np.float32(1)), ValueError, "`b2` must be < 1, got"),
+        (lambda: proximal(ADAM, RULES, 0.1, eps=np.ones(2)), ValueError, r"`eps` must be a scalar, got float64\[2\]"),
+        (
+            lambda: init(proximal(optax.chain(ADAM, optax.contrib.reduce_on_plateau()), RULES, 0.1)),
+            ValueError,
+            "`inner` must not hold what changes the length of steps by itself, got ReduceLROnPlateauState",
+        ),
+        (
+            lambda: proximal(ADAM, Rules(("w", jaxreg.MCP())), 0.1, metric="adam"),
+            ValueError,
+            "has no prox in the metric of Adam",
+        ),
         (lambda: proximal(ADAM, RULES, 0.1, cap=1.0), ValueError, "`cap` must be finite and > 1, got 1.0"),
         (
             lambda: init(proximal(optax.sgd(0.1), RULES, 0.1, metric="adam")),

@@ -181,7 +181,8 @@ class MCP(WithProx):
     lam: Any = shape(1.0)
     gamma: Any = shape(3.0, above=0.0)
 
-    _penalty, _prox, _takes_steps = penalties.mcp, prox.mcp, True
+    # Flat beyond γλ, where Adam's D becomes 0 and a step for each weight too long.
+    _penalty, _prox = penalties.mcp, prox.mcp
 
 
 class SCAD(WithProx):
@@ -201,7 +202,8 @@ class SCAD(WithProx):
     lam: Any = shape(1.0)
     a: Any = shape(3.7, above=1.0)
 
-    _penalty, _prox, _takes_steps = penalties.scad, prox.scad, True
+    # Flat beyond aλ, as MCP is.
+    _penalty, _prox = penalties.scad, prox.scad
 
 
 class LogSum(WithProx):

@@ -6,7 +6,8 @@ result has its shape and dtype; it is computed in at least float32. `step` is a 
 checked, or a jax array, which is not.
 
 Where the penalty is a sum over weights or over groups, `step` may be an array of the shape of `x`, a step for each
-weight: argmin_y ½ Σ (y − x)²/step + penalty(y). A step of 0 leaves its weight as it is, and NaN stays NaN.
+weight: argmin_y ½ Σ (y − x)²/step + penalty(y). A step of 0 leaves its
+weight as it is (to rounding, of singular values), and NaN stays NaN.
 
 Of a convex penalty the result is unique, and no two results are further apart than their `x`. The others may have two
 minima at single points, where the smaller weight is taken. Derivatives hold almost everywhere and are never NaN.

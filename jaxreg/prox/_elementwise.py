@@ -93,7 +93,8 @@ def _hard(x: jax.Array, squared_threshold: jax.Array) -> jax.Array:
     """0 up to the root of a number, which is taken of no 0 that may be differentiated."""
     positive = squared_threshold > 0
     threshold = jnp.sqrt(jnp.where(positive, squared_threshold, jnp.ones_like(squared_threshold)))
-    return jnp.where(positive & (jnp.abs(x) <= threshold), jnp.zeros_like(x), x)
+    hard = jnp.where(positive & (jnp.abs(x) <= threshold), jnp.zeros_like(x), x)
+    return jnp.where(jnp.isnan(squared_threshold), squared_threshold, hard)
 
 
 def l_half(x: ArrayLike, step: ArrayLike) -> jax.Array:
@@ -117,7 +118,8 @@ def l_half(x: ArrayLike, step: ArrayLike) -> jax.Array:
     near = positive & ~zero & (size <= 1e12 * scale)
     angle = jnp.arccos(0.25 * (jnp.where(near, size, 3 * scale) / (3 * scale)) ** -1.5)
     factor = 2 / 3 * (1 + jnp.cos(2 / 3 * (math.pi - angle)))
-    return _in_dtype_of(x, jnp.where(zero, jnp.zeros_like(wide), jnp.where(near, wide * factor, wide)))
+    result = jnp.where(zero, jnp.zeros_like(wide), jnp.where(near, wide * factor, wide))
+    return _in_dtype_of(x, jnp.where(jnp.isnan(step), step, result))
 
 
 def huber(x: ArrayLike, step: ArrayLike, *, delta: ArrayLike = 1.0) -> jax.Array:
@@ -224,11 +226,15 @@ def log_sum(x: ArrayLike, step: ArrayLike, *, epsilon: ArrayLike = 1.0) -> jax.A
     ratio = 4 * (step / reach) / reach  # no square, which could overflow
     inside = ratio < 1
     spread = reach * jnp.sqrt(jnp.where(inside, 1 - ratio, jnp.ones_like(ratio)))
-    stationary = jnp.maximum((size - epsilon + spread) / 2, 0)
+    # Two forms of one root of a quadratic equation, each where it does not cancel.
+    ahead, sharp = size - epsilon, jnp.where(size < epsilon, spread - (size - epsilon), jnp.ones_like(size))
+    root = jnp.where(size < epsilon, 2 * (size * (epsilon / sharp) - step / sharp), (ahead + spread) / 2)
+    stationary = jnp.maximum(root, 0)
     # What it gains over 0 in the objective; the bound keeps the logarithm finite and changes no sign.
     gain = stationary * (size - stationary / 2) - step * jnp.log1p(jnp.minimum(stationary / epsilon, 1e30))
-    kept = (inside & (gain > 0)) | jnp.isnan(wide) | (step == 0)
-    return _in_dtype_of(x, jnp.where(kept, jnp.sign(wide) * stationary, jnp.zeros_like(wide)))
+    kept = (inside & (gain > 0)) | jnp.isnan(wide)
+    result = jnp.where(kept, jnp.sign(wide) * stationary, jnp.zeros_like(wide))
+    return _in_dtype_of(x, jnp.where(step == 0, wide, jnp.where(jnp.isnan(step), step, result)))
 
 
 def anchor(x: ArrayLike, step: ArrayLike, *, target: ArrayLike, fisher: ArrayLike = 1.0) -> jax.Array:
@@ -248,4 +254,4 @@ def anchor(x: ArrayLike, step: ArrayLike, *, target: ArrayLike, fisher: ArrayLik
     """
     wide = as_wide(x)
     pull = checked_step(step, wide) * like_x(fisher, wide, name="fisher", or_number=True)
-    return _in_dtype_of(x, (wide + pull * like_x(target, wide, name="target")) / (1 + pull))
+    return _in_dtype_of(x, wide + (like_x(target, wide, name="target") - wide) * (pull / (1 + pull)))

@@ -103,7 +103,8 @@ def cut_level(sizes: jax.Array, step: jax.Array) -> jax.Array:
         return jnp.zeros((), sizes.dtype)
     # The sorted sizes give the number that are cut; the level itself comes from the sum of these alone.
     largest = lax.stop_gradient(jnp.max(sizes))
-    unit = jnp.where(largest > 0, largest, jnp.ones_like(largest))
+    # Its reciprocal must not be a denormal number, which hardware may take for 0.
+    unit = jnp.minimum(jnp.where(largest > 0, largest, jnp.ones_like(largest)), 1 / np.finfo(sizes.dtype).tiny)
     sizes = sizes / unit
     ordered = jnp.sort(lax.stop_gradient(sizes))[::-1]
     counts = jnp.asarray(np.arange(1, sizes.size + 1), sizes.dtype)
@@ -111,7 +112,8 @@ def cut_level(sizes: jax.Array, step: jax.Array) -> jax.Array:
     count = jnp.maximum(jnp.sum((ordered > levels).astype(jnp.int32)), 1)
     cut = sizes >= jnp.take(ordered, count - 1)
     kept = jnp.sum(jnp.where(cut, sizes, jnp.zeros_like(sizes))) - step / unit
-    return jnp.maximum(kept / jnp.sum(cut.astype(sizes.dtype)), 0) * unit
+    level = jnp.maximum(kept / jnp.sum(cut.astype(sizes.dtype)), 0) * unit
+    return jnp.where(jnp.isnan(largest), largest, level)
 
 
 def _shrunk(x: jax.Array, step: jax.Array, axes: tuple[int, ...]) -> jax.Array:
@@ -121,9 +123,12 @@ def _shrunk(x: jax.Array, step: jax.Array, axes: tuple[int, ...]) -> jax.Array:
         dead = factor * root <= step
         cut = jnp.where(dead, jnp.zeros_like(root), step) / factor / jnp.where(dead, jnp.ones_like(root), root)
         return jnp.where(dead, jnp.zeros_like(x), x * (1 - cut))
+    # In units of the group's magnitude, so that no square of a small norm is divided by.
+    unit, _ = norms(lax.stop_gradient(x), axes)
+    x, step = x * (1 / unit), jnp.minimum(step * (1 / unit), 1e30)
     size = _norm_after(x, step, axes)
     below = size + step
-    return x * (size / jnp.where(below > 0, below, jnp.ones_like(below)))
+    return unit * (x * (size / jnp.where(below > 0, below, jnp.ones_like(below))))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
