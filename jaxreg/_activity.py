@@ -7,17 +7,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxreg._numerics import checked_scalar, describe
+from jaxreg._checks import describe
+from jaxreg._numerics import checked_penalty
 
 
 def activity_penalty(rules: Callable[[Any], jax.Array], activations: Any, *, batch_size: int | jax.Array) -> jax.Array:
-    """Keras's `activity_regularizer`: `rules(activations) / batch_size`.
+    """Returns `rules(activations) / batch_size`, the penalty of Keras's `activity_regularizer`.
 
-    The rules meet a tree of captured layer outputs as they meet parameters. Linen captures them by
+    The rules meet a tree of captured layer outputs as they meet parameters. Linen captures outputs by
     `model.apply(variables, x, capture_intermediates=True, mutable=["intermediates"])`, under paths such as
-    `Dense_0/__call__/0`; NNX by `nnx.capture(model, nnx.Intermediate, method_outputs=nnx.Intermediate)(x)`,
-    under the same paths. The output of the whole model is captured too, as `__call__/0`. These are outputs before any
-    activation that follows the layer, where Keras penalizes those after: name them by `Module.sow`, under `NAME/0`.
+    `Dense_0/__call__/0`. NNX captures them by `nnx.capture(model, nnx.Intermediate,
+    method_outputs=nnx.Intermediate)(x)`, under the same paths. The output of the whole model is captured too, as
+    `__call__/0`. These are the outputs before an activation that follows the layer, while Keras penalizes those after
+    it. To penalize those, name them by `Module.sow`, which captures them under `NAME/0`.
+
+    Outputs may have any shape, and a real floating-point dtype. The sum over the batch is divided by its size, so the
+    strength does not depend on it. The gradient is that of the regularizers over `batch_size`.
 
     Args:
       rules: `jaxreg.Rules`, or any function from a tree to a scalar.
@@ -25,17 +30,17 @@ def activity_penalty(rules: Callable[[Any], jax.Array], activations: Any, *, bat
       batch_size: the number of examples in the batch. An empty batch has the penalty 0.
 
     Returns:
-      A scalar of at least float32.
+      A scalar in at least float32.
 
     Raises:
-      TypeError, ValueError: `batch_size` is not a scalar integer >= 0; or what `rules` raises.
+      TypeError, ValueError: `batch_size` is not a scalar integer >= 0, or `rules` raises an error.
 
     >>> outputs = {"Dense_0": {"__call__": (10.0 * jnp.ones((5, 5)),)}}
     >>> rules = jaxreg.Rules((r"Dense_0/__call__", jaxreg.L2(0.01)))
     >>> float(jaxreg.activity_penalty(rules, outputs, batch_size=5))
     5.0
 
-    Source: `activity_regularizer` of Keras's layers.
+    Source: `activity_regularizer` of Keras's layers, 2015.
     """
     if not callable(rules):
         raise TypeError(f"`rules` must be a function from a tree to a scalar, got {describe(rules)}")
@@ -46,7 +51,7 @@ def activity_penalty(rules: Callable[[Any], jax.Array], activations: Any, *, bat
         raise ValueError(f"`batch_size` must be a scalar, got {describe(batch_size)}")
     if isinstance(batch_size, int | np.integer) and batch_size < 0:
         raise ValueError(f"`batch_size` must be >= 0, got {batch_size}")
-    value = checked_scalar(rules(activations), of="`rules`")
+    value = checked_penalty(rules(activations), of="`rules`")
     if isinstance(batch_size, int | np.integer):
         return value / float(max(int(batch_size), 1))
     return value / jnp.maximum(batch_size, 1).astype(value.dtype)

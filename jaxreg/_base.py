@@ -1,4 +1,4 @@
-"""What every regularizer is: frozen data, a pytree, something that adds and scales and has a config."""
+"""The base class of regularizers: frozen data, a pytree, something that adds and scales and has a config."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreg import prox
-from jaxreg._configured import BUILT_IN, Configured, is_penalty, to_dict
-from jaxreg._numerics import brief, checked_scalar, checked_strength, describe, scaled, times_strength, total
+from jaxreg._checks import brief, checked_number, describe
+from jaxreg._config import BUILT_IN, Configured, is_built_in, is_penalty, to_dict
+from jaxreg._numerics import add_up, checked_penalty, scaled, times_strength
 from jaxreg._pytree import identity, is_number, make_dataclass, register
 
-_OF_PROX = ("__call__", "prox", "has_prox", "has_metric_prox", "_elastic_net", "_takes_steps")
 GRADIENTS_INSTEAD = "add its gradients by `jaxreg.add_penalty_gradients`"
 
 
@@ -21,7 +21,7 @@ GRADIENTS_INSTEAD = "add its gradients by `jaxreg.add_penalty_gradients`"
 class Regularizer(Configured):
     """A penalty with its strength: a callable from an array to a scalar, and a pytree.
 
-    To write one, annotate its numbers as fields and define `__call__`. No decorator is needed.
+    To write one, subclass it, annotate the numbers as fields, and define `__call__`. No decorator is needed.
 
     >>> class Cube(jaxreg.Regularizer):
     ...     factor: float = 0.01
@@ -33,33 +33,52 @@ class Regularizer(Configured):
     >>> jax.tree.leaves(Cube(0.5))
     [0.5]
 
-    A class with an `__init__` of its own that sets attributes, as Keras documents it, works as
-    written too. In both forms numbers, arrays and regularizers are the leaves of the pytree, so
-    that they can be traced, mapped over and differentiated; strings, bools, functions, tuples of ints
-    and fields marked `dataclasses.field(metadata={"static": True})` are static. An int that must
-    stay a Python int, such as an axis, is to be marked.
+    A class with an `__init__` of its own that sets attributes, as Keras documents it, works as written too.
+
+    Floats, arrays and other regularizers are the leaves of the pytree, so they can be traced, mapped over and
+    differentiated. Everything else is static: strings, bools, functions, and ints, which are choices such as an axis or
+    a count. A field whose annotation mentions `float` or `Array` is always a number, and an int given for it becomes a
+    float. In an `__init__` of your own, write `float(l2)` for a strength that may be given as an int. A field marked
+    `dataclasses.field(metadata={"static": True})` is static, whatever it holds.
 
     Regularizers add and scale: `a + b`, `sum([a, b])`, `2.0 * a`, `a + function`.
 
-    A regularizer may also define `prox(self, x, step)`, which `jaxreg.proximal` and `Rules.prox` call, and set
-    `has_metric_prox = True` if it takes a step for each weight. A subclass with its own `__call__` inherits neither.
+    A class may also define `prox(self, x, step)`, which `jaxreg.proximal` and `Rules.prox` call, and set
+    `has_metric_prox = True`. A prox belongs to the `__call__` beside it: a subclass that defines another `__call__` has
+    no prox until it defines its own.
+
+    Subclass this class only. The regularizers that jaxreg ships are not for subclassing, because their checks, their
+    prox and their configs belong to just their fields. Call one of them inside your own class instead.
+
+    Raises:
+      TypeError: on the definition of a class, if it has `__slots__` or subclasses a regularizer that jaxreg ships.
     """
 
-    # Whether `prox` takes an array for its step, a step for each weight.
-    _takes_steps: ClassVar[bool] = False
+    has_metric_prox: ClassVar[bool] = False
+    """True if `proximal(..., metric="adam")` can use `prox`.
+
+    It can where `prox` takes an array of the shape of `x` as its step, a step for each weight, and where it remains the
+    right prox when these steps become long.
+    """
+
+    # Whether the penalty is made of Σ|x| and Σx² alone, so that a sum of such penalties is one too.
+    _is_elastic_net: ClassVar[bool] = False
 
     # NumPy's scalars and arrays leave `scale * regularizer` to `__rmul__`.
     __array_ufunc__: ClassVar[None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if shipped := next((base for base in cls.__mro__[1:] if is_built_in(base)), None):
+            raise TypeError(
+                f"{cls.__name__} must not subclass {shipped.__name__}, which is not for subclassing; "
+                f"subclass jaxreg.Regularizer, and call {shipped.__name__} inside"
+            )
         if cls.__dict__.get("__slots__"):
             raise TypeError(f"{cls.__name__} must not have `__slots__`: its strengths would not be found")
-        # What was inherited of a prox belongs to another penalty where `__call__` or `prox` is nearer than it.
-        nearest = {name: next(i for i, c in enumerate(cls.__mro__) if name in vars(c)) for name in _OF_PROX}
-        limits = {"prox": nearest["__call__"], "has_prox": nearest["__call__"]}
-        for name in _OF_PROX[1:]:
-            if nearest[name] > limits.get(name, min(nearest["__call__"], nearest["prox"])):
+        # A prox belongs to the penalty that is defined with it or above it, and the flag to the prox.
+        for name, owner in (("prox", "__call__"), ("has_metric_prox", "prox")):
+            if not issubclass(_definer(cls, name), _definer(cls, owner)):
                 setattr(cls, name, vars(Regularizer)[name])
         if "__init__" in cls.__dict__:
             cls._is_frozen = False
@@ -86,34 +105,29 @@ class Regularizer(Configured):
 
     @property
     def needs_key(self) -> bool:
-        """Whether the penalty is a random estimate, so that it must be called with `key=`."""
+        """True if the penalty is a random estimate, so that it must be called with `key=`."""
         return False
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The penalty of one array, a scalar."""
+        """Returns the penalty of one array, a scalar."""
         raise NotImplementedError(f"{type(self).__name__} must define `__call__(self, x)`")
 
     @property
     def has_prox(self) -> bool:
-        """Whether `prox` is defined."""
+        """True if there is a `prox`."""
         return type(self).prox is not Regularizer.prox
 
-    @property
-    def has_metric_prox(self) -> bool:
-        """Whether `prox` takes an array of the shape of `x` for its step too, as `metric="adam"` needs it."""
-        return self.has_prox and self._takes_steps
-
     def prox(self, x: jax.Array, step: Any) -> jax.Array:
-        """argmin_y ½‖y − x‖² + step · self(y), an array of the shape and dtype of `x`.
+        """Returns argmin_y ½‖y − x‖² + step · self(y), an array of the shape and dtype of `x`.
 
         Raises:
           NotImplementedError: there is no closed form.
         """
         raise NotImplementedError(f"{self!r} has no prox in closed form; {GRADIENTS_INSTEAD}")
 
-    def _elastic_net(self) -> tuple[Any, Any] | None:
-        """The strengths of Σ|x| and Σx², where the penalty is made of these alone."""
-        return None
+    def _elastic_net(self) -> tuple[Any, Any]:
+        """Returns the strengths of Σ|x| and Σx² of a penalty that is made of these alone."""
+        raise NotImplementedError
 
     def __add__(self, other: Any) -> "Regularizer":
         return _added(self, other)
@@ -129,14 +143,19 @@ class Regularizer(Configured):
     __rmul__ = __mul__
 
 
-def penalty(regularizer: Regularizer, x: jax.Array, key: jax.Array | None) -> jax.Array:
-    """What `regularizer` makes of `x`, checked. One whose `needs_key` is true takes `key`, which no type says."""
+def _definer(cls: type, name: str) -> type:
+    """Returns the class from which `cls` has an attribute."""
+    return next(base for base in cls.__mro__ if name in vars(base))
+
+
+def evaluate(regularizer: Regularizer, x: jax.Array, key: jax.Array | None) -> jax.Array:
+    """Returns the penalty of `x`, checked. A regularizer whose `needs_key` is true is called with `key`."""
     value = regularizer(x, key=key) if regularizer.needs_key else regularizer(x)  # type: ignore[call-arg]
-    return checked_scalar(value, of=regularizer)
+    return checked_penalty(value, of=regularizer)
 
 
 class Sum(Regularizer):
-    """The sum of several regularizers, what `a + b` makes."""
+    """The sum of several regularizers, as `a + b` makes it."""
 
     terms: tuple[Regularizer, ...]
 
@@ -151,36 +170,37 @@ class Sum(Regularizer):
         return any(term.needs_key for term in self.terms)
 
     def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
-        return total([penalty(term, x, key) for term in self.terms])
+        return add_up(evaluate(term, x, key) for term in self.terms)
 
     @property
     def has_prox(self) -> bool:
-        return (len(self.terms) == 1 and self.terms[0].has_prox) or self._elastic_net() is not None
+        return self._is_elastic_net or (len(self.terms) == 1 and self.terms[0].has_prox)
 
     @property
-    def has_metric_prox(self) -> bool:
-        return (len(self.terms) == 1 and self.terms[0].has_metric_prox) or self._elastic_net() is not None
+    def has_metric_prox(self) -> bool:  # type: ignore[override]
+        return self._is_elastic_net or (len(self.terms) == 1 and self.terms[0].has_metric_prox)
 
     def prox(self, x: jax.Array, step: Any) -> jax.Array:
         if len(self.terms) == 1:
             return self.terms[0].prox(x, step)
-        strengths = self._elastic_net()
-        if strengths is None:
+        if not self._is_elastic_net:
             raise NotImplementedError(
-                f"{self!r} has no prox in closed form, as a sum of others than L1, L2 and L1L2; {GRADIENTS_INSTEAD}"
+                f"{self!r} has no prox in closed form, because only L1, L2 and L1L2 add up to one; {GRADIENTS_INSTEAD}"
             )
-        return prox.l1_l2(x, step, l1=strengths[0], l2=strengths[1])
+        l1, l2 = self._elastic_net()
+        return prox.l1_l2(x, step, l1=l1, l2=l2)
 
-    def _elastic_net(self) -> tuple[Any, Any] | None:
-        found = [term._elastic_net() for term in self.terms]
-        parts = [strengths for strengths in found if strengths is not None]
-        if len(parts) < len(found):
-            return None
-        return total(jnp.asarray(l1) for l1, _ in parts), total(jnp.asarray(l2) for _, l2 in parts)
+    @property
+    def _is_elastic_net(self) -> bool:  # type: ignore[override]
+        return all(term._is_elastic_net for term in self.terms)
+
+    def _elastic_net(self) -> tuple[Any, Any]:
+        l1s, l2s = zip(*(term._elastic_net() for term in self.terms), strict=True)
+        return add_up(map(jnp.asarray, l1s)), add_up(map(jnp.asarray, l2s))
 
 
 class Scaled(Regularizer):
-    """A regularizer times a number >= 0, what `2.0 * a` makes."""
+    """A regularizer times a number >= 0, as `2.0 * a` makes it."""
 
     scale: Any
     regularizer: Regularizer
@@ -190,7 +210,7 @@ class Scaled(Regularizer):
         return f"{brief(self.scale)} * {inner}"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "scale", checked_strength(self.scale, name="scale"))
+        object.__setattr__(self, "scale", checked_number(self.scale, name="scale"))
         object.__setattr__(self, "regularizer", as_regularizer(self.regularizer))
 
     @property
@@ -198,24 +218,26 @@ class Scaled(Regularizer):
         return self.regularizer.needs_key
 
     def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
-        return scaled(self.scale, penalty(self.regularizer, x, key), name="scale")
+        return scaled(self.scale, evaluate(self.regularizer, x, key), name="scale")
 
     @property
     def has_prox(self) -> bool:
         return self.regularizer.has_prox
 
     @property
-    def has_metric_prox(self) -> bool:
+    def has_metric_prox(self) -> bool:  # type: ignore[override]
         return self.regularizer.has_metric_prox
 
     def prox(self, x: jax.Array, step: Any) -> jax.Array:
         return self.regularizer.prox(x, times_strength(step, self.scale, name="scale"))
 
-    def _elastic_net(self) -> tuple[Any, Any] | None:
-        inner = self.regularizer._elastic_net()
-        if inner is None:
-            return None
-        return times_strength(inner[0], self.scale, name="scale"), times_strength(inner[1], self.scale, name="scale")
+    @property
+    def _is_elastic_net(self) -> bool:  # type: ignore[override]
+        return self.regularizer._is_elastic_net
+
+    def _elastic_net(self) -> tuple[Any, Any]:
+        l1, l2 = self.regularizer._elastic_net()
+        return times_strength(l1, self.scale, name="scale"), times_strength(l2, self.scale, name="scale")
 
 
 class Function(Regularizer):
@@ -245,7 +267,7 @@ def as_regularizer(obj: Any) -> Regularizer:
 
 
 def _added(left: Any, right: Any) -> Regularizer:
-    """`left + right`, one of them a regularizer; 0 is nothing, since Python's `sum` starts there."""
+    """Returns `left + right`, one of which is a regularizer. A 0 adds nothing, since Python's `sum` starts there."""
     parts: list[Regularizer] = []
     for part in (left, right):
         if isinstance(part, int | float) and not isinstance(part, bool) and part == 0:

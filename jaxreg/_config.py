@@ -1,115 +1,153 @@
-"""Names and dicts to regularizers, and back."""
+"""Configs: objects as plain JSON under Keras's keys, and back."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import inspect
+import types
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 import jax
+import numpy as np
 
-from jaxreg._base import Regularizer
-from jaxreg._configured import BUILT_IN, from_dict, is_penalty, to_dict
-from jaxreg._numerics import describe
-from jaxreg._pytree import is_number
-from jaxreg._regularizers import L1, L1L2, L2, SHIPPED, OrthogonalRegularizer
-from jaxreg._regularizers._strengths import OfPenalty
+from jaxreg import penalties
+from jaxreg._checks import brief, describe
+from jaxreg._pytree import attributes, is_number
 
-Penalty = Regularizer | Callable[[jax.Array], jax.Array]
-
-# Keras's names and those of the penalties, each with its documented defaults: `L1L2()` itself has strengths of 0.
-_NAMED: dict[type[Regularizer], tuple[tuple[str, ...], dict[str, float]]] = {
-    L1: (("L1", "l1"), {}),
-    L2: (("L2", "l2"), {}),
-    L1L2: (("L1L2", "l1_l2", "l1l2"), {"l1": 0.01, "l2": 0.01}),
-    OrthogonalRegularizer: (
-        ("OrthogonalRegularizer", "orthogonal_regularizer", "orthogonal"),
-        {},
-    ),
-}
-_NAMED |= {
-    cls: ((cls.__name__, cls._penalty.__name__), {})
-    for cls in SHIPPED
-    if issubclass(cls, OfPenalty) and cls not in _NAMED
-}
+# The classes that a config may name without `custom_objects`. Each adds itself where it is defined.
+BUILT_IN: dict[str, type["Configured"]] = {}
 
 
-def get(identifier: Any) -> Penalty | None:
-    """The regularizer that `identifier` means, as `keras.regularizers.get` finds it.
-
-    Args:
-      identifier: a name, with its documented defaults, such as "l2" or "l1_l2" (0.01 and 0.01); a dict from
-        `serialize` or `keras.regularizers.serialize`; a class, which is called without arguments (`L1L2` has the
-        defaults of its name here); an object of a class that
-        Keras and jaxreg both have; a regularizer or a function from an array to a scalar, returned as it is; or None.
-
-    Raises:
-      ValueError: an unknown name; the message lists those that exist.
-      TypeError: anything else.
-
-    >>> jaxreg.get("l1_l2")
-    L1L2(l1=0.01, l2=0.01)
-    >>> jaxreg.get({"class_name": "L2", "config": {"l2": 0.1}})
-    L2(l2=0.1)
-    """
-    if identifier is None:
-        return None
-    if isinstance(identifier, str | Mapping):
-        return deserialize(identifier)
-    if isinstance(identifier, type) and issubclass(identifier, Regularizer):
-        named = next((base for base in identifier.__mro__ if base in _NAMED), None)
-        return identifier(**(_NAMED[named][1] if named else {}))
-    cls = type(identifier)
-    if cls.__module__.startswith("keras.") and cls.__name__ in BUILT_IN:
-        return deserialize({"class_name": cls.__name__, "config": identifier.get_config()})
-    if is_penalty(identifier):
-        return identifier
-    hint = f"; write L2({identifier}) for a strength of L2" if is_number(identifier) else ""
-    raise TypeError(
-        "`identifier` must be a name, a dict, a regularizer or a class of one, a function or None, "
-        f"got {describe(identifier)}{hint}"
-    )
+def is_built_in(cls: type) -> bool:
+    return BUILT_IN.get(cls.__name__) is cls
 
 
-def serialize(regularizer: Penalty) -> dict[str, Any]:
-    """A regularizer or a named function as plain JSON, under Keras's four keys.
+class Configured:
+    """An object made of its fields, which its repr and its config show."""
 
-    Keras reads the dicts of the regularizers that it has too.
+    _is_frozen: ClassVar[bool] = False
 
-    Raises:
-      TypeError: a strength is traced or stacked, or a function has no name.
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that make this object again, in plain JSON.
 
-    >>> jaxreg.serialize(jaxreg.L2(0.1))
-    {'module': 'jaxreg', 'class_name': 'L2', 'config': {'l2': 0.1}, 'registered_name': None}
-    """
-    return to_dict(regularizer)
+        A number is kept as it was given. A keyword-only field at its default is left out, so that Keras can read the
+        config of a class that it knows.
+
+        Raises:
+          TypeError: a strength is traced or stacked, or a field has no form in JSON.
+        """
+        cls = type(self)
+        made_of = [name for name, field in _fields(self).items() if field.init]
+        if not self._is_frozen or set(inspect.signature(cls).parameters) != set(made_of):
+            raise NotImplementedError(f"{cls.__name__} is made of more than its fields and must define `get_config`")
+        return {name: _to_json(value, name=f"{cls.__name__}.{name}") for name, value in _shown(self).items()}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Self:
+        """Returns the object whose `get_config` returned `config`."""
+        return cls(**{name: from_dict(value, custom_objects) for name, value in config.items()})
+
+    def _to_dict(self) -> dict[str, Any]:
+        """Returns the object under Keras's four keys."""
+        cls = type(self)
+        built_in = is_built_in(cls)
+        return {
+            "module": "jaxreg" if built_in else cls.__module__,
+            "class_name": cls.__name__,
+            "config": self.get_config(),
+            "registered_name": None if built_in else cls.__name__,
+        }
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{name}={brief(value)}" for name, value in _shown(self).items())
+        return f"{type(self).__name__}({inside})"
 
 
-def deserialize(config: str | Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Penalty:
-    """The regularizer that `serialize`, here or in Keras, made `config` of.
+def _fields(obj: Configured) -> dict[str, Any]:
+    found = getattr(obj, "__dataclass_fields__", {}) if obj._is_frozen else {}
+    return {name: field for name, field in found.items() if name in attributes(obj)}
 
-    Args:
-      config: a dict, or a name as `get` takes it.
-      custom_objects: your own classes and functions by name. They resolve through it alone.
 
-    Raises:
-      ValueError: an unknown name; the message lists those that exist.
+def _shown(obj: Configured) -> dict[str, Any]:
+    """Returns the attributes that a config and a repr show: the constructor's, without keyword-only defaults."""
+    fields = _fields(obj)
 
-    >>> jaxreg.deserialize(jaxreg.serialize(jaxreg.L1(0.1) + jaxreg.L2(0.2)))
-    L1(l1=0.1) + L2(l2=0.2)
-    """
-    if isinstance(config, Mapping):
-        if "class_name" not in config:
-            raise ValueError(f"`config` must have a key 'class_name', got keys {sorted(config)}")
-        # Keras has its classes under snake case too.
-        cls = next((cls for cls, (names, _) in _NAMED.items() if config["class_name"] in names), None)
-        return from_dict({**config, "class_name": cls.__name__} if cls else config, custom_objects)
-    if not isinstance(config, str):
-        raise TypeError(f"`config` must be a dict or a name, got {describe(config)}")
+    def is_shown(name: str, value: Any) -> bool:
+        field = fields.get(name)
+        if field is None:
+            return True
+        is_default = type(value) is type(field.default) and value == field.default
+        return field.init and not (field.kw_only and is_default)
+
+    return {name: value for name, value in attributes(obj).items() if is_shown(name, value)}
+
+
+def is_penalty(obj: Any) -> bool:
+    """Returns whether `obj` serves as a regularizer: any callable that is not a class."""
+    return callable(obj) and not isinstance(obj, type)
+
+
+def _to_json(value: Any, *, name: str) -> Any:
+    if value is None or isinstance(value, bool | str | int | float):
+        return value.item() if isinstance(value, np.generic) else value
+    if is_number(value):
+        if isinstance(value, jax.core.Tracer):
+            raise TypeError(f"`{name}` is traced, a config holds numbers; got {describe(value)}")
+        if np.ndim(value):
+            raise TypeError(
+                f"`{name}` is stacked, a config holds one number; got {describe(value)}, "
+                "take one with `jax.tree.map(lambda leaf: leaf[i], ...)`"
+            )
+        return np.asarray(value).item()
+    if isinstance(value, tuple | list):
+        return [_to_json(part, name=name) for part in value]
+    if is_penalty(value):
+        return to_dict(value)
+    raise TypeError(f"`{name}` has no form in JSON, got {describe(value)}")
+
+
+def to_dict(obj: Any) -> dict[str, Any]:
+    """Returns a regularizer, or a function with a name, under Keras's four keys."""
+    if isinstance(obj, Configured):
+        return obj._to_dict()
+    if not isinstance(obj, types.FunctionType) or obj.__name__ == "<lambda>":
+        own = "; it has a `get_config` of its own" if hasattr(obj, "get_config") else ""
+        raise TypeError(f"expected a regularizer or a function with a name to find it by, got {brief(obj)}{own}")
+    ours = getattr(penalties, obj.__name__, None) is obj
+    return {
+        "module": penalties.__name__ if ours else obj.__module__,
+        "class_name": "function",
+        "config": obj.__name__,
+        "registered_name": obj.__name__,
+    }
+
+
+def from_dict(value: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
+    """Returns `value` with every dict that `to_dict` made turned into its object, and with lists turned into tuples."""
+    if isinstance(value, list | tuple):
+        return tuple(from_dict(part, custom_objects) for part in value)
+    if not isinstance(value, Mapping) or "class_name" not in value:
+        return value
+    if not isinstance(value["class_name"], str):
+        raise TypeError(f"`class_name` in a config must be a name, got {describe(value['class_name'])}")
     custom = custom_objects or {}
-    if config in custom:
-        found = get(custom[config])
-        if found is not None:
-            return found
-    for cls, (names, defaults) in _NAMED.items():
-        if config in names:
-            return cls(**defaults)
-    known = [*custom, *(name for names, _ in _NAMED.values() for name in names)]
-    raise ValueError(f"unknown regularizer {config!r}; the names are {', '.join(known)}")
+    module, class_name, config = value.get("module"), value["class_name"], value.get("config") or {}
+    registered_name = value.get("registered_name")
+    is_function = class_name == "function"
+    names: tuple[Any, ...] = (config,) if is_function else (registered_name, class_name)
+    found = next((custom[name] for name in names if name in custom), None)
+    known_module = module is None or module == "jaxreg" or str(module).startswith("keras.")
+    if found is None and not is_function and known_module and registered_name is None:
+        found = BUILT_IN.get(class_name)
+    if found is None and is_function and module == penalties.__name__ and not str(config).startswith("_"):
+        found = getattr(penalties, str(config), None)
+    if found is None:
+        wanted = config if is_function else class_name
+        raise ValueError(
+            f"unknown regularizer {wanted!r} of module {module!r}: a class or function of your own "
+            f"must be in `custom_objects`, as {{{wanted!r}: ...}}; built in are "
+            f"{', '.join(sorted(BUILT_IN))}; `custom_objects` has {sorted(custom)}"
+        )
+    if is_function:
+        return found
+    if not isinstance(config, Mapping):
+        raise TypeError(f"`config` of {class_name!r} must be a dict, got {describe(config)}")
+    return found.from_config({name: from_dict(part, custom) for name, part in config.items()})

@@ -1,4 +1,4 @@
-"""A table of which rule met which parameter."""
+"""Tables of which rule met which parameter."""
 
 import math
 from typing import NamedTuple
@@ -29,17 +29,17 @@ class Row(NamedTuple):
 
 
 class Explanation(Tables):
-    """What `Rules.explain` returns. `str` of it is plain text, whole; `rows` are its lines as data."""
+    """The tables that `Rules.explain` returns. `str` gives them as plain text, and `rows` are the lines as data."""
 
     def __init__(self, rows: tuple[Row, ...], rules: tuple[tuple[str, str], ...]):
         self.rows = rows
         self._rules = rules  # pattern and regularizer of each, as text
         self._total = sum(row.penalty or 0.0 for row in rows)
-        # Of shapes alone, and of traced arrays, there is no penalty to show.
+        # Shapes alone, and traced arrays, have no penalty to show.
         self._columns = ("penalty", "share") if any(row.penalty is not None for row in rows) else ()
 
     def _cost(self, rows: list[Row]) -> tuple[str, ...]:
-        """The penalty of some rows and its share of the whole, or blanks where they have none."""
+        """Returns the penalty of some rows and its share of the whole, or blanks where they have none."""
         known = [row.penalty for row in rows if row.penalty is not None]
         if not self._columns or not known:
             return ("",) * len(self._columns)

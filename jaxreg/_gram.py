@@ -1,4 +1,4 @@
-"""Means over the Gram matrix of unit rows: of |cosines| without the matrix, of squared ones from the smaller matrix.
+"""Means over the Gram matrix of unit rows: |cosines| without the matrix, and squared cosines from the smaller matrix.
 
 With the units U (n × d) and G = UUᵀ, the sum P = Σ_{i≠j} |G_ij| is ⟨U, SU⟩ and has the gradient 2SU, where S = sign(G)
 off the diagonal. So a tile of G is made, its signs are multiplied by U, and it is dropped; and since G is symmetric,
@@ -15,21 +15,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxreg._numerics import describe, magnitude, unit_rows
+from jaxreg._checks import describe
+from jaxreg._numerics import magnitude, sum_of, unit_rows
 
 Precision = lax.PrecisionLike
 
-# From examples/benchmarks/gram.py on 2 cores. Up to DENSE rows one tile of all of them is as fast as several, at 4n²d
-# FLOPs, and compiles sooner. Above, smaller tiles lose time between their products, larger ones leave the cache.
+# Measured by examples/benchmarks/gram.py on 2 cores. Up to DENSE rows, one tile of all of them takes 4n²d FLOPs, is as
+# fast as several tiles, and compiles sooner. Above, smaller tiles lose time between products, and larger ones leave the
+# cache.
 DENSE = 1024
 TILE = 512
 
 
 @functools.partial(jax.jit, static_argnames=("precision", "tile"))
 def mean_absolute_cosine(x: jax.Array, *, precision: Precision = None, tile: int | None = None) -> jax.Array:
-    """The mean of |cos(x_i, x_j)| over the pairs i ≠ j of the rows of one matrix; of fewer than two rows, 0.
+    """Returns the mean of |cos(x_i, x_j)| over the pairs i ≠ j of rows of one matrix, and 0 for fewer than two rows.
 
-    Under `jax.jit` already, kernels of one shape are traced once.
+    It is under `jax.jit` already, so that kernels of one shape are traced once.
     """
     n, _ = x.shape
     if n < 2:
@@ -38,9 +40,9 @@ def mean_absolute_cosine(x: jax.Array, *, precision: Precision = None, tile: int
 
 
 def mean_squared_cosine(x: jax.Array, *, precision: Precision = None) -> jax.Array:
-    """The mean of cos²(x_i, x_j) over the pairs i ≠ j of the rows of one matrix, above the least there is.
+    """Returns the mean of cos²(x_i, x_j) over the pairs i ≠ j of rows of one matrix, minus its least possible value.
 
-    With C = UᵀU the excess is ‖C − (n/d)I‖²/(n(n−1)), on the smaller side, and no difference of large sums.
+    With C = UᵀU, that is ‖C − (n/d)I‖²/(n(n−1)) on the smaller side. No large sums are subtracted.
     """
     n, d = x.shape
     if n < 2 or d == 0:
@@ -51,18 +53,18 @@ def mean_squared_cosine(x: jax.Array, *, precision: Precision = None) -> jax.Arr
         deviation = jnp.where(jnp.eye(n, dtype=bool), jnp.zeros_like(gram), gram)
     else:
         deviation = jnp.matmul(units.T, units, precision=precision) - (n / d) * jnp.eye(d, dtype=x.dtype)
-    return jnp.sum(jnp.square(deviation)) / float(n * (n - 1))
+    return sum_of(jnp.square(deviation)) / float(n * (n - 1))
 
 
 def over_batch(function: Callable[[jax.Array], jax.Array], matrices: jax.Array) -> jax.Array:
-    """The sum of a function of one matrix over a batch.
+    """Returns the sum of a function of one matrix over a batch.
 
-    Small matrices are faster together; matrices of several tiles one by one, in less memory too.
+    Small matrices are faster together. Matrices of several tiles are faster one by one, and take less memory.
     """
     if len(matrices) == 1:
         return function(matrices[0])
     one_by_one = matrices.shape[1] > TILE
-    return jnp.sum(lax.map(function, matrices) if one_by_one else jax.vmap(function)(matrices))
+    return sum_of(lax.map(function, matrices) if one_by_one else jax.vmap(function)(matrices))
 
 
 def check_sample(sample: Any) -> None:
@@ -73,7 +75,7 @@ def check_sample(sample: Any) -> None:
 
 
 def random_rows(matrices: jax.Array, sample: int, key: jax.Array) -> jax.Array:
-    """`sample` distinct rows of each matrix, or all where there are no more."""
+    """Returns `sample` distinct rows of each matrix, or all rows where there are no more."""
     batch, n, _ = matrices.shape
     if n <= sample:
         return matrices
@@ -82,29 +84,29 @@ def random_rows(matrices: jax.Array, sample: int, key: jax.Array) -> jax.Array:
 
 
 def pair_sum_reference(x: jax.Array) -> jax.Array:
-    """Σ_{i≠j} |cos(x_i, x_j)|, as it reads."""
+    """Returns Σ_{i≠j} |cos(x_i, x_j)|, written as the formula reads."""
     units = unit_rows(x).units
     gram = jnp.matmul(units, units.T, precision=lax.Precision.HIGHEST)
-    return jnp.sum(jnp.where(jnp.eye(len(x), dtype=bool), jnp.zeros_like(gram), magnitude(gram)))
+    return sum_of(jnp.where(jnp.eye(len(x), dtype=bool), jnp.zeros_like(gram), magnitude(gram)))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 def pair_sum(x: jax.Array, precision: Precision, tile: int) -> jax.Array:
-    """Σ_{i≠j} |cos(x_i, x_j)| over the rows of one matrix: `pair_sum_reference`, tile by tile.
+    """Returns Σ_{i≠j} |cos(x_i, x_j)| over the rows of one matrix: `pair_sum_reference`, tile by tile.
 
     The subgradient of |·| at 0 is 0. Where no gradient is asked for, only the n²d FLOPs of the value are spent.
     """
     units = unit_rows(x).units
     if len(units) <= tile:
-        return jnp.sum(jnp.abs(_own_cosines(units, precision)))
+        return sum_of(jnp.abs(_own_cosines(units, precision)))
     blocks = _in_blocks(units, tile)
 
     def own(total: jax.Array, block: jax.Array) -> tuple[jax.Array, None]:
-        return total + jnp.sum(jnp.abs(_own_cosines(block, precision))), None
+        return total + sum_of(jnp.abs(_own_cosines(block, precision))), None
 
     def pair(total: jax.Array, ij: Any) -> tuple[jax.Array, None]:
         a, b = (_block(blocks, i) for i in ij)
-        return total + 2 * jnp.sum(jnp.abs(_cosines(a, b, precision))), None
+        return total + 2 * sum_of(jnp.abs(_cosines(a, b, precision))), None
 
     total, _ = lax.scan(own, jnp.zeros((), units.dtype), blocks)
     return lax.scan(pair, total, _pairs(len(blocks)))[0]
@@ -117,11 +119,11 @@ def _pair_sum_jvp(
     (x,), (change,) = primals, tangents
     rows = unit_rows(x)
     gradient, products = rows.pull_back(_signed_sums(rows.units, precision, tile))
-    return jnp.sum(products), 2 * jnp.sum(gradient * change)
+    return sum_of(products), 2 * sum_of(gradient * change)
 
 
 def _signed_sums(units: jax.Array, precision: Precision, tile: int) -> jax.Array:
-    """SU. Its derivative makes the tiles again instead of keeping them."""
+    """Returns SU. Its derivative computes the tiles again instead of keeping them."""
     if len(units) <= tile:
         return _own_products(units, precision)
     blocks = _in_blocks(units, tile)
@@ -151,12 +153,12 @@ def _signed_sums(units: jax.Array, precision: Precision, tile: int) -> jax.Array
 
 
 def _own_products(a: jax.Array, precision: Precision) -> jax.Array:
-    """What a block adds to SU for itself."""
+    """Returns the rows that a block adds to SU by the pairs within it."""
     return jnp.matmul(_signs(_own_cosines(a, precision)), a, precision=precision)
 
 
 def signed_products(a: jax.Array, b: jax.Array, precision: Precision) -> tuple[jax.Array, jax.Array]:
-    """What two blocks of rows add to SU: to the rows of the first, and to those of the second."""
+    """Returns the rows that two blocks add to SU by the pairs between them, for the first block and for the second."""
     signs = _signs(_cosines(a, b, precision))
     # Written out, because XLA on CPUs multiplies by a transposed matrix up to twice as slowly.
     transposed = lax.optimization_barrier(signs.T)  # type: ignore[no-untyped-call]
@@ -168,7 +170,7 @@ def _cosines(a: jax.Array, b: jax.Array, precision: Precision) -> jax.Array:
 
 
 def _own_cosines(a: jax.Array, precision: Precision) -> jax.Array:
-    """The cosines within a block, without those of a row with itself."""
+    """Returns the cosines within a block, with 0 for those of a row with itself."""
     cosines = _cosines(a, a, precision)
     return lax.select(jnp.eye(len(a), dtype=bool), jnp.zeros_like(cosines), cosines)
 
@@ -178,7 +180,7 @@ def _signs(cosines: jax.Array) -> jax.Array:
 
 
 def _in_blocks(units: jax.Array, tile: int) -> jax.Array:
-    """The rows in blocks of one size, at most `tile`. Rows of zeros fill the last block, and add nothing to any sum."""
+    """Returns the rows in blocks of one size, at most `tile`. Rows of zeros fill the last block and add nothing."""
     n, d = units.shape
     count = -(-n // tile)
     size = -(-n // count)
@@ -190,6 +192,6 @@ def _block(blocks: jax.Array, i: Any) -> jax.Array:
 
 
 def _pairs(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The blocks i < j; unsigned, because JAX tests each signed index for a count from the end."""
+    """Returns the pairs of blocks i < j, unsigned, because JAX tests each signed index for a count from the end."""
     first, second = np.triu_indices(count, 1)
     return first.astype(np.uint32), second.astype(np.uint32)

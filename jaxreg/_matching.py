@@ -1,4 +1,4 @@
-"""Which pattern matches which leaf of a tree, and what is said of a pattern that met none."""
+"""Matching of patterns with the paths of leaves, and the errors for patterns that met none."""
 
 import difflib
 import re
@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxreg._base import Regularizer
-from jaxreg._numerics import describe, is_inexact_array
-from jaxreg._paths import is_masked, leaves_with_paths
+from jaxreg._checks import describe, is_inexact_array
+from jaxreg._paths import is_masked
 
 Pattern = str | Callable[[str, Any], bool]
 
@@ -17,17 +17,13 @@ Pattern = str | Callable[[str, Any], bool]
 class Match(NamedTuple):
     """A leaf with the indices of the patterns that match it, the first of which has it.
 
-    The leaf is a parameter (an array of a floating-point dtype), a `MaskedNode`, or a Python float, which nothing
-    matches: it is here to be shown.
+    The leaf is a parameter (an array of a floating-point dtype), a `MaskedNode`, or a Python float. No pattern matches
+    a Python float, and `explain` shows it.
     """
 
     path: str
     leaf: Any
     patterns: tuple[int, ...]
-
-    @property
-    def rule(self) -> int | None:
-        return self.patterns[0] if self.patterns else None
 
 
 def checked_pattern(pattern: Any) -> Pattern:
@@ -36,7 +32,7 @@ def checked_pattern(pattern: Any) -> Pattern:
             re.compile(pattern)
         except re.error as error:
             raise ValueError(
-                f"the pattern {pattern!r} is no regular expression, in which a glob's `*` is `.*`: {error}"
+                f"the pattern {pattern!r} is not a regular expression, in which the `*` of a glob is `.*`: {error}"
             ) from error
         return pattern
     if callable(pattern) and not isinstance(pattern, type | Regularizer):
@@ -44,9 +40,10 @@ def checked_pattern(pattern: Any) -> Pattern:
     raise TypeError(f"the pattern must be a string or a function (path, leaf) -> bool, got {describe(pattern)}")
 
 
-def match(tree: Any, patterns: Sequence[Pattern], label: Callable[[int], str], *, strict: bool) -> list[Match]:
-    """Every parameter and `MaskedNode` of `tree`, with what matches it; `label` names a pattern in errors."""
-    leaves = leaves_with_paths(tree)
+def match(
+    leaves: list[tuple[str, Any]], patterns: Sequence[Pattern], label: Callable[[int], str], *, strict: bool
+) -> list[Match]:
+    """Returns every parameter and `MaskedNode` with the patterns that match it. `label` names a pattern in errors."""
     found = []
     asked = [re.compile(pattern) if isinstance(pattern, str) else pattern for pattern in patterns]
     for path, leaf in leaves:
@@ -55,8 +52,8 @@ def match(tree: Any, patterns: Sequence[Pattern], label: Callable[[int], str], *
         elif _can_match(leaf):
             matching: tuple[int, ...] = ()
             for index, pattern in enumerate(asked):
-                # Patterns are asked about every leaf, to say what they lost. Predicates see arrays only, and none
-                # that an earlier pattern has: they may rely on what is excluded before them.
+                # Regular expressions are tried on every leaf, to know what they lost. Predicates see arrays only, and
+                # no array that an earlier pattern has: they may rely on what is excluded before them.
                 if isinstance(pattern, re.Pattern):
                     matches = pattern.search(path) is not None
                 else:
@@ -90,22 +87,22 @@ def _check_met(
     masked = [path for path, leaf in leaves if is_masked(leaf)]
     faults = []
     for index, pattern in enumerate(patterns):
-        if any(m.rule == index for m in found) or _may_lie_below(pattern, masked, paths):
+        if any(m.patterns[:1] == (index,) for m in found) or _may_lie_below(pattern, masked, paths):
             continue
-        if lost := [f"`{m.path}` to rule {m.rule}" for m in found if index in m.patterns]:
+        if lost := [f"`{m.path}` to rule {m.patterns[0]}" for m in found if index in m.patterns]:
             faults.append(f"{label(index)} lost every match to earlier rules: {_listed(lost)}")
         elif isinstance(pattern, str):
             faults.append(f"{label(index)} met no parameter{_hint(pattern, leaves)}")
         else:
             faults.append(f"{label(index)} met no parameter that earlier rules had left{_hint(pattern, leaves)}")
     if faults:
-        raise ValueError(f"{'; '.join(faults)}. Mend the rule, or allow it with Rules(..., strict=False).")
+        raise ValueError(f"{'; '.join(faults)}. Correct the rule, or allow it with Rules(..., strict=False).")
 
 
 def _may_lie_below(pattern: Pattern, masked: list[str], paths: list[str]) -> bool:
-    """Whether what a pattern is for may be below a `MaskedNode`, which can stand for a whole subtree.
+    """Returns whether a pattern may match below a `MaskedNode`, which can stand for a whole subtree.
 
-    A subtree is taken to hold what other paths end in. Predicates cannot be asked.
+    A subtree is assumed to have paths that end as other paths end. Nothing is known of a predicate.
     """
     if not isinstance(pattern, str):
         return bool(masked)
@@ -117,13 +114,13 @@ def _may_lie_below(pattern: Pattern, masked: list[str], paths: list[str]) -> boo
 
 
 def _hint(pattern: Pattern, leaves: list[tuple[str, Any]]) -> str:
-    """What a rule that met nothing may have meant."""
+    """Returns a hint at what a rule that met nothing may have meant."""
     parameters = {path for path, leaf in leaves if _can_match(leaf)}
     if isinstance(pattern, str):
         others = [(path, leaf) for path, leaf in leaves if path not in parameters and re.search(pattern, path)]
         if others:
             found = _listed([f"`{path}` ({describe(leaf)})" for path, leaf in others])
-            return f": it matches only {found}, no floating-point array"
+            return f": it matches only {found}, not a floating-point array"
     if [path for path, _ in leaves] == [""]:
         return (
             ": the tree is a single array, whose path is empty "

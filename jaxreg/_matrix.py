@@ -1,4 +1,4 @@
-"""The matrix view: a kernel of any rank as a batch of matrices, its axes named as initializers name them."""
+"""The matrix view: a kernel of any rank as a batch of matrices, with the axes named as in `jax.nn.initializers`."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from jaxreg._numerics import describe
+from jaxreg._checks import check_bool, describe
 
 Axes = int | Sequence[int]
 Mode = Literal["rows", "columns"]
@@ -19,7 +19,7 @@ def check_mode(mode: Any) -> None:
 
 
 def checked_axes(axes: Any, *, name: str) -> int | tuple[int, ...]:
-    """`axes` as an int or a tuple of ints, which a pytree can hold as static data."""
+    """Returns `axes` as an int or a tuple of ints, which a pytree can hold as static data."""
 
     def is_int(axis: Any) -> bool:
         return isinstance(axis, int | np.integer) and not isinstance(axis, bool)
@@ -32,7 +32,7 @@ def checked_axes(axes: Any, *, name: str) -> int | tuple[int, ...]:
 
 
 def positive_axes(axes: Axes, rank: int, *, name: str) -> tuple[int, ...]:
-    """`axes` counted from the front; out of range or named twice is an error."""
+    """Returns `axes` counted from the front. An axis out of range, or named twice, is an error."""
     axes = checked_axes(axes, name=name)
     axes = (axes,) if isinstance(axes, int) else axes
     if any(not -rank <= axis < rank for axis in axes):
@@ -46,14 +46,13 @@ def positive_axes(axes: Axes, rank: int, *, name: str) -> tuple[int, ...]:
 def within_groups(
     x: jax.Array, group_axis: Axes, batch_axis: Axes, size_weighted: bool
 ) -> tuple[tuple[int, ...], float]:
-    """The axes that the norm of a group runs over, and the weight of a group."""
+    """Returns the axes that the norm of a group runs over, and the weight of each group."""
     groups = positive_axes(group_axis, x.ndim, name="group_axis")
     batch = positive_axes(batch_axis, x.ndim, name="batch_axis")
     if not groups:
         raise ValueError("`group_axis` must name at least one axis, got ()")
     check_disjoint(groups, batch, x, name="group_axis")
-    if not isinstance(size_weighted, bool):
-        raise TypeError(f"`size_weighted` must be a bool, got {describe(size_weighted)}")
+    check_bool(size_weighted, name="size_weighted")
     axes = tuple(axis for axis in range(x.ndim) if axis not in groups + batch)
     return axes, math.sqrt(math.prod(x.shape[axis] for axis in axes)) if size_weighted else 1.0
 
@@ -67,7 +66,7 @@ def check_disjoint(axes: tuple[int, ...], batch: tuple[int, ...], x: jax.Array, 
 
 
 def as_matrices(x: jax.Array, *, out_axis: Axes, batch_axis: Axes) -> jax.Array:
-    """`x` as (batch, rows, columns): `out_axis` are the columns, all axes that are left the rows."""
+    """Returns `x` as (batch, rows, columns). `out_axis` are the columns, and all the other axes are the rows."""
     order, sizes = _matrix_axes(x, out_axis, batch_axis)
     return x.transpose(order).reshape(sizes)
 
@@ -75,14 +74,14 @@ def as_matrices(x: jax.Array, *, out_axis: Axes, batch_axis: Axes) -> jax.Array:
 def on_matrices(
     function: Callable[[jax.Array], jax.Array], x: jax.Array, *, out_axis: Axes, batch_axis: Axes
 ) -> jax.Array:
-    """A function of (batch, rows, columns) that keeps the shape, on `x` in its own shape."""
+    """Applies a function of (batch, rows, columns), which keeps that shape, to `x` and returns the shape of `x`."""
     order, sizes = _matrix_axes(x, out_axis, batch_axis)
     transposed = x.transpose(order)
     return function(transposed.reshape(sizes)).reshape(transposed.shape).transpose(np.argsort(order).tolist())
 
 
 def _matrix_axes(x: jax.Array, out_axis: Axes, batch_axis: Axes) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The axes of `x` in the order batch, rows, columns, and the sizes of these three."""
+    """Returns the axes of `x` in the order batch, rows, columns, and the sizes of these three."""
     if x.ndim < 2:
         raise ValueError(
             f"`x` must have rank >= 2 to be seen as a matrix, got {describe(x)}; "

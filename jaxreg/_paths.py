@@ -13,15 +13,15 @@ _BOXES = (AxisMetadata, nnx.Variable)
 
 
 def is_masked(leaf: Any) -> bool:
-    """Whether `leaf` stands for what `optax.masked` or `optax.partition` has taken out."""
+    """Returns whether `leaf` is the `MaskedNode` that `optax.masked` or `optax.partition` puts in place of another."""
     return isinstance(leaf, optax.MaskedNode)
 
 
 def leaves_with_paths(tree: Any) -> list[tuple[str, Any]]:
-    """The leaves of `tree` with their paths, joined by `/`; a bare array has the path "".
+    """Returns the leaves of `tree` with their paths, joined by `/`. A bare array has the path "".
 
-    A box around an array (`nn.Partitioned`, `nnx.Param`) gives the array under the path of the box. Of an `nnx.Module`
-    the parameters (`nnx.Param`) are taken, a shared one once. `MaskedNode` is a leaf; None is not.
+    A box around an array (`nn.Partitioned`, `nnx.Param`) gives the array under the path of the box. For an
+    `nnx.Module`, only its `nnx.Param`s are used, and a shared one once. `MaskedNode` is a leaf, and None is not.
     """
     found = [(keystr(path, simple=True, separator="/"), leaf) for path, leaf in _walk((), tree)]
     seen = set()
@@ -33,7 +33,7 @@ def leaves_with_paths(tree: Any) -> list[tuple[str, Any]]:
 
 
 def replace_leaves(tree: Any, new: Mapping[str, Any]) -> Any:
-    """`tree` with the leaves at the paths in `new` replaced, in their boxes."""
+    """Returns `tree` with the leaves at the paths in `new` replaced, inside their boxes."""
 
     def replaced(prefix: tuple[Any, ...], tree: Any) -> Any:
         treedef: Any
@@ -61,14 +61,14 @@ def _stops(part: Any) -> bool:
 def _walk(prefix: tuple[Any, ...], tree: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
     parts = tree_flatten_with_path(tree, is_leaf=_stops)[0]
     modules = [part for _, part in parts if isinstance(part, nnx.Module)]
-    # All modules at once, because a variable that several of them share is in the state of the first alone.
+    # The states of all modules are taken at once, so that a variable that several of them share is in the first alone.
     states = nnx.state(modules, nnx.Param) if modules else {}
     parameters = (states.get(index, {}) for index in range(len(modules)))
     for path, part in parts:
         if isinstance(part, nnx.Module):
             yield from _walk(prefix + path, next(parameters))
         elif isinstance(part, _BOXES):
-            # The first key inside a box is its attribute `value`, which is no part of the path.
+            # The first key inside a box is its attribute `value`, which is not a part of the path.
             for content in _contents(part):
                 yield from _walk(prefix + path, content)
         else:

@@ -1,8 +1,9 @@
-"""Objects as pytrees: numbers and arrays are leaves, every other attribute is static."""
+"""Objects as pytrees: floats and arrays are leaves, and every other attribute is static."""
 
 import dataclasses
 import enum
 import functools
+import inspect
 from typing import Any
 
 import flax.serialization
@@ -10,45 +11,66 @@ import jax
 import numpy as np
 from jax.tree_util import GetAttrKey
 
-# Which attributes of an unflattened object are its leaves. They are remembered, because JAX also
-# unflattens with placeholders, whose type says nothing.
+# An unflattened object remembers here which attributes are its leaves, because JAX also unflattens with placeholders,
+# whose type says nothing.
 _REMEMBERED = "_pytree_leaves"
 
 
 def is_number(value: Any) -> bool:
-    """Whether `value` is a number or an array of numbers; a bool and a member of an enum are choices."""
+    """Returns whether `value` is a number or an array of numbers. A bool and a member of an enum are choices."""
     if isinstance(value, bool | np.bool_ | enum.Enum):
         return False
     return isinstance(value, int | float | complex | np.number | np.ndarray | jax.Array)
 
 
-def _is_child(value: Any) -> bool:
-    """Whether an attribute belongs to the leaves: a number, or what holds an array, a float or a node of ours.
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool | enum.Enum)
 
-    A tuple of ints is not one: it names axes.
+
+def _is_child(value: Any) -> bool:
+    """Returns whether an attribute belongs to the leaves: a float, an array, or what holds one or a node of ours.
+
+    An int is a choice, such as an axis or a count.
     """
-    if is_number(value):
-        return True
     parts = jax.tree.leaves(value, is_leaf=lambda part: type(part) in _REGISTERED)
-    return any(type(part) in _REGISTERED or (is_number(part) and not isinstance(part, int)) for part in parts)
+    return any(type(part) in _REGISTERED or (is_number(part) and not _is_int(part)) for part in parts)
 
 
 def make_dataclass(cls: type) -> None:
     """Makes `cls` a dataclass in place, whose `__setattr__` and `__delattr__` are those of its base.
 
-    A decorator written by habit then does no harm: it finds the fields as they were written, and nothing in its way.
+    A decorator written by habit does no harm then, because it finds the fields as they were written. An int given for a
+    field whose annotation mentions `float` or `Array` becomes a float.
     """
     marked = {n: f for n, f in vars(cls).items() if isinstance(f, dataclasses.Field) and f.init}
-    dataclasses.dataclass(frozen=True, repr=False, eq=False)(cls)
+    made: Any = dataclasses.dataclass(frozen=True, repr=False, eq=False)(cls)
     for name, field in marked.items():
         setattr(cls, name, field)
     del cls.__setattr__, cls.__delattr__
 
+    init = made.__init__
+    numbers = tuple(field.name for field in dataclasses.fields(made) if _is_number_field(field))
+
+    @functools.wraps(init)
+    def init_with_floats(self: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        for name in numbers:
+            if _is_int(value := getattr(self, name)):
+                object.__setattr__(self, name, float(value))
+
+    made.__init__ = init_with_floats
+
+
+def _is_number_field(field: dataclasses.Field[Any]) -> bool:
+    """Returns whether an annotation, read as text, promises a float or an array. A static field is a choice."""
+    text = field.type if isinstance(field.type, str) else inspect.formatannotation(field.type)
+    return not field.metadata.get("static") and ("float" in text or "Array" in text)
+
 
 def attributes(obj: Any) -> dict[str, Any]:
-    """The state of an object: the fields of a dataclass, or all that its own `__init__` has set.
+    """Returns the state of an object: the fields of a dataclass, or all that its own `__init__` has set.
 
-    What is derived from them is made again where it is asked for, so that it follows traced strengths.
+    Cached properties are left out. They are computed again where they are asked for, so they follow traced strengths.
     """
     cls = type(obj)
     others = {
@@ -60,12 +82,12 @@ def attributes(obj: Any) -> dict[str, Any]:
         return others
     fields = {field.name: getattr(obj, field.name) for field in dataclasses.fields(obj)}
     if extra := sorted(set(others) - set(fields)):
-        raise TypeError(f"`{extra[0]}` of {cls.__name__} is no field; make it one, or a property")
+        raise TypeError(f"`{extra[0]}` of {cls.__name__} is not a field; make it one, or a property")
     return fields
 
 
 def _static_names(cls: type) -> set[str]:
-    """The fields marked static, in a dataclass and in a class with an `__init__` of its own."""
+    """Returns the fields marked static, in a dataclass and in a class with an `__init__` of its own."""
     marked = dict(getattr(cls, "__dataclass_fields__", {}))
     for base in reversed(cls.__mro__):
         marked |= {name: value for name, value in vars(base).items() if isinstance(value, dataclasses.Field)}
@@ -73,7 +95,7 @@ def _static_names(cls: type) -> set[str]:
 
 
 def _split(obj: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The names of an object's leaves, and of its static attributes."""
+    """Returns the names of an object's leaves, and those of its static attributes."""
     values = attributes(obj)
     names = vars(obj).get(_REMEMBERED)
     if names is None:
@@ -108,7 +130,7 @@ _REGISTERED: set[type] = set()
 
 
 def identity(obj: Any) -> tuple[Any, ...]:
-    """What makes two objects equal: their structure, their numbers, and their very arrays."""
+    """Returns what two equal objects have in common: their structure, their numbers, and the arrays themselves."""
     leaves, structure = jax.tree.flatten(obj)
     tokens = (leaf if isinstance(leaf, int | float | np.generic) else id(leaf) for leaf in leaves)
     return (structure, *tokens)
@@ -117,8 +139,8 @@ def identity(obj: Any) -> tuple[Any, ...]:
 def register(cls: type) -> None:
     """Registers `cls` as a pytree node, and for `flax.serialization`.
 
-    Unflattening bypasses `__init__` and its checks: a gradient with respect to a strength is negative
-    at times, and JAX puts tracers and placeholders there.
+    Unflattening bypasses `__init__` and its checks, because a gradient with respect to a strength may be negative, and
+    JAX unflattens with tracers and placeholders.
     """
 
     def unflatten(aux: Any, children: Any) -> Any:

@@ -3,47 +3,98 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, NoReturn, Self
+from typing import Any, ClassVar, NamedTuple, NoReturn, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxreg._base import Regularizer, as_regularizer, penalty
-from jaxreg._config import Penalty, get
-from jaxreg._configured import from_dict, to_dict
+from jaxreg._base import Regularizer, as_regularizer, evaluate
+from jaxreg._checks import check_bool, describe, is_inexact_array
+from jaxreg._config import from_dict, to_dict
 from jaxreg._explain import Explanation, Row
-from jaxreg._matching import Match, Pattern, checked_pattern, match
-from jaxreg._numerics import describe, is_inexact_array, total
-from jaxreg._paths import is_masked, replace_leaves
+from jaxreg._matching import Pattern, checked_pattern, match
+from jaxreg._numerics import add_up
+from jaxreg._paths import is_masked, leaves_with_paths, replace_leaves
 from jaxreg._pytree import register
+from jaxreg._serialization import RegularizerLike, get
+
+
+class Met(NamedTuple):
+    """A parameter, or a `MaskedNode` in its place, with what the rules say of it.
+
+    Attributes:
+      path: its path in the tree.
+      leaf: the parameter.
+      patterns: the indices of the rules that match it, the first of which has it.
+      regularizer: that of its rule. None where no rule matches, where its rule has none, or where it is masked.
+      rule: the name of its rule in errors.
+      place: its place among the parameters with a regularizer, from which its random key is made.
+    """
+
+    path: str
+    leaf: Any
+    patterns: tuple[int, ...]
+    regularizer: Regularizer | None
+    rule: str
+    place: int
+
+    def penalty(self, key: jax.Array | None) -> jax.Array:
+        """Returns the penalty of the parameter. It has a random key of its own, made from `key`."""
+        assert self.regularizer is not None
+        with self._located():
+            own = None if key is None else jax.random.fold_in(key, self.place)
+            return evaluate(self.regularizer, self.leaf, own)
+
+    def prox(self, step: Any) -> jax.Array:
+        """Returns the parameter after a prox step. `step` may be a function of the path and the parameter."""
+        assert self.regularizer is not None
+        with self._located():
+            result = self.regularizer.prox(self.leaf, step(self.path, self.leaf) if callable(step) else step)
+            if describe(result) != describe(jnp.asarray(self.leaf)):
+                raise TypeError(
+                    f"the prox of {self.regularizer!r} must return {describe(self.leaf)}, got {describe(result)}"
+                )
+            return result
+
+    @contextlib.contextmanager
+    def _located(self) -> Iterator[None]:
+        """Adds the place in the tree to an error."""
+        where = f"at `{self.path}`, under {self.rule}"
+        try:
+            yield
+        except Exception as error:
+            if type(error) in (TypeError, ValueError, NotImplementedError):
+                raise type(error)(f"{where}: {error}") from error
+            error.add_note(where)
+            raise
 
 
 class Rules:
-    """Regularizers for the parameters of a tree, chosen by path: Σ over leaves of the penalty of their rule.
+    """Regularizers for the parameters of a tree, chosen by path: the sum over leaves of the penalty of their rule.
 
     Args:
-      *pairs: `(pattern, regularizer)`, in order; the first pattern that matches a leaf wins. A pattern is a regular
-        expression, searched for in the path (`re.search`; the keys are joined by `/`), or a function
-        `(path, leaf) -> bool`. A regularizer is all that `jaxreg.get` takes: a regularizer, a function from an array
-        to a scalar, a name, a dict; or None, which leaves the parameter alone.
+      *pairs: `(pattern, regularizer)`, in order. The first pattern that matches a leaf wins. A pattern is a regular
+        expression, searched for anywhere in the path (`re.search`; the keys are joined by `/`), or a function
+        `(path, leaf) -> bool`. A regularizer is anything that `jaxreg.get` takes: a regularizer, a function from an
+        array to a scalar, a name, a dict, or None, which leaves the parameter alone.
       strict: whether a rule that met no parameter, or lost every match to earlier rules, is an error.
 
-    The parameters are the leaves that are floating-point arrays; other leaves have no penalty. A parameter that no rule
-    matches has none either. Exceptions come first, since a rule may lose some of its matches to earlier ones:
+    The parameters are the leaves that are floating-point arrays. Other leaves have no penalty, and neither has a
+    parameter that no rule matches. Write exceptions first, since a rule loses the matches that earlier ones have:
     `(r"head/", None), (r"kernel$", L2())`.
 
-    A tree may be a nest of dicts, a Flax `FrozenDict`, an `nnx.Module` (its `nnx.Param`s) or `nnx.State` (all that it
-    holds: take `nnx.state(model, nnx.Param)`), an Equinox module, or any other pytree. A box such as `nn.Partitioned`
-    gives its array under its own path. Where `optax.masked` or `optax.partition` have left a
+    A tree may be a nest of dicts, a Flax `FrozenDict`, an Equinox module, or any other pytree. For an `nnx.Module`,
+    only its `nnx.Param`s are used. An `nnx.State` is used whole, so take `nnx.state(model, nnx.Param)`. A box such as
+    `nn.Partitioned` gives its array under its own path. Where `optax.masked` or `optax.partition` have left a
     `MaskedNode`, a pattern that matches its path counts as met and costs nothing.
 
     `Rules` is a pytree whose leaves are the strengths.
 
     Raises:
-      ValueError: no pairs, or a pattern that is no regular expression; when applied to a tree, a rule that met
-        nothing or lost every match, or a penalty that does not fit its parameter. The message names the rule and path.
-      TypeError: a pair, a pattern or a regularizer of another type.
+      ValueError: there are no pairs, or a pattern is not a regular expression. When applied to a tree: a rule met
+        nothing or lost every match, or a penalty does not fit its parameter. The message names the rule and the path.
+      TypeError: a pair, a pattern or a regularizer has another type.
 
     >>> params = {"hidden": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}, "head": {"kernel": jnp.ones((3, 1))}}
     >>> rules = jaxreg.Rules((r"head/", None), (r"kernel$", jaxreg.L2(0.5)))
@@ -58,14 +109,13 @@ class Rules:
     strict: bool
     _static: ClassVar[frozenset[str]] = frozenset({"patterns", "strict"})
 
-    def __init__(self, *pairs: tuple[Pattern, Penalty | str | Mapping[str, Any] | None], strict: bool = True):
+    def __init__(self, *pairs: tuple[Pattern, RegularizerLike | str | Mapping[str, Any] | None], strict: bool = True):
         if not pairs:
             raise ValueError(
                 "`pairs` must hold at least one (pattern, regularizer); "
                 "to leave every parameter alone, write Rules((r'', None))"
             )
-        if not isinstance(strict, bool):
-            raise TypeError(f"`strict` must be a bool, got {describe(strict)}")
+        check_bool(strict, name="strict")
         patterns, regularizers = [], []
         for index, pair in enumerate(pairs):
             if not isinstance(pair, tuple | list) or len(pair) != 2 or isinstance(pair[0], tuple | list):
@@ -87,64 +137,55 @@ class Rules:
         raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
 
     def __call__(self, tree: Any, *, key: jax.Array | None = None) -> jax.Array:
-        """The sum of the penalties of all parameters, a scalar of at least float32.
+        """Returns the sum of the penalties of all parameters, a scalar in at least float32.
 
-        The random key is for regularizers that estimate from a sample; without one of these it has no effect.
+        The random key is for regularizers that estimate from a sample. It has no effect on the others.
         """
-        return total(self.breakdown(tree, key=key).values())
+        return add_up(self.breakdown(tree, key=key).values())
 
     def breakdown(self, tree: Any, *, key: jax.Array | None = None) -> dict[str, jax.Array]:
-        """The penalty of each parameter that has one, by path."""
-        found = [m for m in self._match(tree) if self._regularizer(m) is not None]
-        return {m.path: self._penalty(m, _fold(key, index)) for index, m in enumerate(found)}
+        """Returns the penalty of each parameter that has one, by path."""
+        return {met.path: met.penalty(key) for met in self._met(tree) if met.regularizer is not None}
 
     def matches(self, tree: Any) -> dict[str, int | None]:
-        """The index of each parameter's rule by path, None where no rule matches."""
-        return {m.path: m.rule for m in self._match(tree) if not is_masked(m.leaf)}
+        """Returns the index of each parameter's rule by path, and None where no rule matches."""
+        return {met.path: next(iter(met.patterns), None) for met in self._met(tree) if not is_masked(met.leaf)}
 
     def prox(self, tree: Any, step: Any) -> Any:
-        """The tree after a prox step: argmin_y ½‖y − tree‖² + step · rules(y), each parameter by its own rule.
+        """Returns the tree after a prox step: argmin_y ½‖y − tree‖² + step · rules(y), for each parameter by its rule.
 
-        In a loop of your own it follows the step of gradient descent, with the learning rate as `step`. Parameters
-        that no rule penalizes are returned as they are.
+        In a training loop of your own it follows the step of gradient descent, with the learning rate as `step`.
+        Parameters that no rule penalizes are returned as they are.
 
         Args:
-          tree: a tree of parameters; of an `nnx.Module`, its `nnx.state(model, nnx.Param)`.
-          step: a number >= 0, or a function from the path and the parameter to a step: a number, or an array of the
-            shape of the parameter, with a step for each weight.
+          tree: a tree of parameters. For an `nnx.Module`, give `nnx.state(model, nnx.Param)`.
+          step: a number >= 0, or a function from the path and the parameter to a step. A step is a number, or an array
+            of the shape of the parameter with a step for each weight.
 
         Raises:
           NotImplementedError: a regularizer has no prox.
-          TypeError, ValueError: as when the rules are called; or `tree` holds an `nnx.Module`.
+          TypeError, ValueError: as when the rules are called, or `tree` holds an `nnx.Module`.
 
         >>> rules = jaxreg.Rules((r"kernel$", jaxreg.L1(0.5)))
         >>> rules.prox({"kernel": jnp.array([2.0, -0.1]), "bias": jnp.ones(1)}, 1.0)["kernel"]
         Array([1.5, 0. ], dtype=float32)
         """
-        found = [(m, regularizer) for m in self._match(tree) if (regularizer := self._regularizer(m)) is not None]
-        new = {}
-        for m, regularizer in found:
-            with self._located(m):
-                result = regularizer.prox(m.leaf, step(m.path, m.leaf) if callable(step) else step)
-                if describe(result) != describe(jnp.asarray(m.leaf)):
-                    raise TypeError(
-                        f"the prox of {regularizer!r} must return {describe(m.leaf)}, got {describe(result)}"
-                    )
-                new[m.path] = result
-        return replace_leaves(tree, new)
+        return replace_leaves(
+            tree, {met.path: met.prox(step) for met in self._met(tree) if met.regularizer is not None}
+        )
 
     def explain(self, tree: Any, *, key: jax.Array | None = None) -> Explanation:
-        """A table of which rule met which parameter and what each one costs, and one of what each rule met and lost.
+        """Returns two tables: which rule met which parameter and the cost of each, and what each rule met and lost.
 
-        Print it, or show it in a notebook; `rich.print` folds it to the width of a terminal, and `rows` has it as data.
-        Of a tree from `jax.eval_shape` it shows everything but the penalties, so rules can be checked before anything
-        is allocated.
+        Print them, or show them in a notebook. `rich.print` folds them to the width of a terminal, and `rows` has the
+        first one as data. For a tree from `jax.eval_shape` they show everything but the penalties, so that rules can be
+        checked before anything is allocated.
         """
-        rows = tuple(self._row(m, _fold(key, index)) for index, m in enumerate(self._match(tree)))
+        rows = tuple(_row(met, key) for met in self._met(tree))
         return Explanation(rows, tuple((_name(p), _kind(r)) for p, r in self._pairs()))
 
     def get_config(self) -> dict[str, Any]:
-        """The rules as plain JSON; a predicate must be a named function.
+        """Returns the rules as plain JSON. A predicate must be a function with a name.
 
         Raises:
           TypeError: a strength is traced or stacked, or a function has no name.
@@ -157,7 +198,10 @@ class Rules:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Self:
-        """The rules whose `get_config` gave `config`; your own classes and functions by name in `custom_objects`."""
+        """Returns the rules whose `get_config` returned `config`.
+
+        Your own classes and functions are found by name in `custom_objects`.
+        """
         if not isinstance(config, Mapping) or not {"pairs"} <= set(config) <= {"pairs", "strict"}:
             got = sorted(config) if isinstance(config, Mapping) else describe(config)
             raise ValueError(f"`config` must be a dict with the keys 'pairs' and 'strict', got {got}")
@@ -171,55 +215,40 @@ class Rules:
         return list(zip(self.patterns, self.regularizers, strict=True))
 
     def label(self, index: int) -> str:
-        """What an error calls a rule."""
+        """Returns the name of a rule in errors."""
         return f"rule {index} ({_name(self.patterns[index])!r}, {_kind(self.regularizers[index])})"
 
-    def _match(self, tree: Any) -> list[Match]:
-        return match(tree, self.patterns, self.label, strict=self.strict)
+    def _met(self, tree: Any) -> list[Met]:
+        return self.met_leaves(leaves_with_paths(tree))
 
-    def _regularizer(self, m: Match) -> Regularizer | None:
-        """What penalizes a match; nothing where no rule or None does, or where the leaf has been masked."""
-        return None if m.rule is None or is_masked(m.leaf) else self.regularizers[m.rule]
-
-    def _penalty(self, m: Match, key: jax.Array | None) -> jax.Array:
-        regularizer = self._regularizer(m)
-        assert regularizer is not None
-        with self._located(m):
-            return penalty(regularizer, m.leaf, key)
-
-    @contextlib.contextmanager
-    def _located(self, m: Match) -> Iterator[None]:
-        """Gives an error its place in the tree."""
-        assert m.rule is not None
-        where = f"at `{m.path}`, under {self.label(m.rule)}"
-        try:
-            yield
-        except Exception as error:
-            if type(error) in (TypeError, ValueError, NotImplementedError):
-                raise type(error)(f"{where}: {error}") from error
-            error.add_note(where)
-            raise
-
-    def _row(self, m: Match, key: jax.Array | None) -> Row:
-        if is_masked(m.leaf):
-            return Row(m.path, "masked", 0, m.patterns, None)
-        if not is_inexact_array(m.leaf):
-            return Row(m.path, f"{describe(m.leaf)}, no array", 1, (), None)
-        cost = None
-        if self._regularizer(m) is not None:
-            if isinstance(m.leaf, jax.ShapeDtypeStruct):
-                jax.eval_shape(lambda leaf: self._penalty(m._replace(leaf=leaf), key), m.leaf)
-            elif not isinstance(value := self._penalty(m, key), jax.core.Tracer):
-                cost = float(value)
-        return Row(m.path, describe(m.leaf), int(np.prod(m.leaf.shape)), m.patterns, cost)
+    def met_leaves(self, leaves: list[tuple[str, Any]]) -> list[Met]:
+        """Returns what the rules say of leaves with their paths, for the leaves that are parameters or masked."""
+        labels = [self.label(rule) for rule in range(len(self.patterns))]
+        found = []
+        place = 0
+        for m in match(leaves, self.patterns, self.label, strict=self.strict):
+            rule = m.patterns[0] if m.patterns else None
+            regularizer = None if rule is None or is_masked(m.leaf) else self.regularizers[rule]
+            found.append(Met(m.path, m.leaf, m.patterns, regularizer, "" if rule is None else labels[rule], place))
+            place += regularizer is not None
+        return found
 
 
 register(Rules)
 
 
-def _fold(key: jax.Array | None, index: int) -> jax.Array | None:
-    """A key of its own for each parameter."""
-    return None if key is None else jax.random.fold_in(key, index)
+def _row(met: Met, key: jax.Array | None) -> Row:
+    if is_masked(met.leaf):
+        return Row(met.path, "masked", 0, met.patterns, None)
+    if not is_inexact_array(met.leaf):
+        return Row(met.path, f"{describe(met.leaf)}, not an array", 1, (), None)
+    cost = None
+    if met.regularizer is not None:
+        if isinstance(met.leaf, jax.ShapeDtypeStruct):
+            jax.eval_shape(lambda leaf: met._replace(leaf=leaf).penalty(key), met.leaf)
+        elif not isinstance(value := met.penalty(key), jax.core.Tracer):
+            cost = float(value)
+    return Row(met.path, describe(met.leaf), int(np.prod(met.leaf.shape)), met.patterns, cost)
 
 
 def _name(pattern: Pattern) -> str:

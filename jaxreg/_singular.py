@@ -1,10 +1,14 @@
 """Functions of the singular values of a matrix, with derivatives that hold where singular values meet or vanish.
 
 With X = UΣVᵀ, a function g of the vector of singular values makes the matrix g(X) = U diag(g(σ)) Vᵀ: the gradient of
-Σσ for g = 1, of σ₁ for g = e₁, a prox for a prox. With E = Uᵀ dX V its derivative along dX is, inside,
+Σσ for g = 1, of σ₁ for g = e₁, and a prox where g is one. With E = Uᵀ dX V, the derivative along dX is, inside,
 U (D₊ ∘ (E + Eᵀ)/2 + D₋ ∘ (E − Eᵀ)/2 + diag(dg)) Vᵀ with D₊ = (g_i − g_j)/(σ_i − σ_j) off the diagonal and
-D₋ = (g_i + g_j)/(σ_i + σ_j), and outside of the spaces of U and V, dX times g_i/σ_i. Where σ_i = σ_j or σ_i = 0 these
-quotients have limits, which are derivatives of g; those of `jnp.linalg.svd` have none.
+D₋ = (g_i + g_j)/(σ_i + σ_j). Outside of the spaces of U and V it is dX times g_i/σ_i. Where σ_i = σ_j or σ_i = 0 these
+quotients have limits, which are derivatives of g. The derivative of `jnp.linalg.svd` has none there.
+
+Where the difference of two singular values is rounding, so is its quotient. A continuous g takes the limit up to a
+relative difference of √eps, which is as far from the exact derivative as the rounding of the quotient is there. A g
+that jumps has no limit, but its values are exact, so that its quotients are too.
 """
 
 import functools
@@ -15,21 +19,28 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxreg._numerics import largest, sum_of
+
 Map = Callable[[jax.Array, jax.Array], jax.Array]
 
 _matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def map_singular_values(g: Map, x: jax.Array, parameter: jax.Array) -> jax.Array:
-    """U diag(g(σ, parameter)) Vᵀ of one matrix; `g` must not care for the order of the singular values."""
+    """Returns U diag(g(σ, parameter)) Vᵀ of one matrix. `g` is continuous, and commutes with reorderings of σ."""
+    return _mapped(g, float(np.sqrt(np.finfo(x.dtype).eps)), x, parameter)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _mapped(g: Map, near: float, x: jax.Array, parameter: jax.Array) -> jax.Array:
+    """Returns U diag(g(σ, parameter)) Vᵀ. Singular values are taken for equal up to the relative difference `near`."""
     u, s, vt = _svd(x)
     return _matmul(u * g(s, parameter)[None, :], vt)
 
 
-@map_singular_values.defjvp
-def _map_jvp(
-    g: Map, primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+@_mapped.defjvp
+def _mapped_jvp(
+    g: Map, near: float, primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
     (x, parameter), (dx, dparameter) = primals, tangents
     u, s, vt = _svd(x)
@@ -40,7 +51,9 @@ def _map_jvp(
     change = _matmul(slopes, along) + jax.jvp(lambda parameter: g(s, parameter), (parameter,), (dparameter,))[1]
 
     own = jnp.diagonal(slopes)
-    plus = _quotient(new[:, None] - new[None, :], s[:, None] - s[None, :], own[:, None] - slopes)
+    gaps = s[:, None] - s[None, :]
+    gaps = jnp.where(jnp.abs(gaps) <= near * largest(s), jnp.zeros_like(gaps), gaps)
+    plus = _quotient(new[:, None] - new[None, :], gaps, (own[:, None] + own[None, :]) / 2 - slopes)
     minus = _quotient(new[:, None] + new[None, :], s[:, None] + s[None, :], jnp.zeros_like(slopes))
     outside = _quotient(new, s, own)
     mixed = (plus * (inner + inner.T) + minus * (inner - inner.T)) / 2
@@ -55,26 +68,26 @@ def _map_jvp(
 
 @jax.custom_jvp
 def nuclear_norm(x: jax.Array) -> jax.Array:
-    """Σσ of one matrix."""
-    return jnp.sum(_svd(x)[1])
+    """Returns Σσ of one matrix."""
+    return sum_of(_svd(x)[1])
 
 
 @jax.custom_jvp
 def spectral_norm(x: jax.Array) -> jax.Array:
-    """σ₁ of one matrix."""
-    return jnp.max(_svd(x)[1], initial=0.0)
+    """Returns σ₁ of one matrix."""
+    return largest(_svd(x)[1])
 
 
 @nuclear_norm.defjvp
 def _nuclear_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     (x,), (dx,) = primals, tangents
-    return nuclear_norm(x), jnp.sum(map_singular_values(_nonzero, x, _tolerance(x)) * dx)
+    return nuclear_norm(x), sum_of(_mapped(_nonzero, 0.0, x, _tolerance(x)) * dx)
 
 
 @spectral_norm.defjvp
 def _spectral_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     (x,), (dx,) = primals, tangents
-    return spectral_norm(x), jnp.sum(map_singular_values(_largest, x, _tolerance(x)) * dx)
+    return spectral_norm(x), sum_of(_mapped(_mean_of_largest, 0.0, x, _tolerance(x)) * dx)
 
 
 def _svd(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -83,21 +96,20 @@ def _svd(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 
 def _quotient(above: jax.Array, below: jax.Array, limit: jax.Array) -> jax.Array:
-    """`above / below`, and `limit` where `below` is 0."""
+    """Returns `above / below`, and `limit` where `below` is 0."""
     vanishes = below == 0
     return jnp.where(vanishes, limit, above / jnp.where(vanishes, jnp.ones_like(below), below))
 
 
 def _tolerance(x: jax.Array) -> jax.Array:
-    """The part of the largest singular value that is rounding."""
+    """Returns the part of the largest singular value that is rounding."""
     return jnp.asarray(max(x.shape) * np.finfo(x.dtype).eps, x.dtype)
 
 
 def _nonzero(s: jax.Array, tolerance: jax.Array) -> jax.Array:
-    return (s > tolerance * jnp.max(s, initial=0.0)).astype(s.dtype)
+    return (s > tolerance * largest(s)).astype(s.dtype)
 
 
-def _largest(s: jax.Array, tolerance: jax.Array) -> jax.Array:
-    largest = jnp.max(s, initial=0.0)
-    chosen = ((s > 0) & (s >= (1 - tolerance) * largest)).astype(s.dtype)
-    return chosen / jnp.maximum(jnp.sum(chosen), 1)
+def _mean_of_largest(s: jax.Array, tolerance: jax.Array) -> jax.Array:
+    chosen = ((s > 0) & (s >= (1 - tolerance) * largest(s))).astype(s.dtype)
+    return chosen / jnp.maximum(sum_of(chosen), 1)

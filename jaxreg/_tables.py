@@ -11,7 +11,7 @@ from rich.text import Text
 
 
 class Tables:
-    """Tables that `str` gives as plain text, whole; `rich.print` folds them to the width of a terminal."""
+    """Tables that `str` gives whole, as plain text. `rich.print` folds them to the width of a terminal."""
 
     def _tables(self) -> tuple[Table, ...]:
         raise NotImplementedError
@@ -38,7 +38,7 @@ class Tables:
 
 
 def table(*columns: str, right: tuple[str, ...]) -> Table:
-    """A table whose cells are folded where a terminal is narrow, never cut; the columns in `right` are numbers."""
+    """Returns a table whose cells are folded in a narrow terminal, never cut. The columns in `right` are numbers."""
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         made.add_column(column, justify="right" if column in right else "left", overflow="fold")
@@ -46,5 +46,5 @@ def table(*columns: str, right: tuple[str, ...]) -> Table:
 
 
 def add_row(table: Table, *cells: str) -> None:
-    """A row of plain text: brackets in a pattern are no markup."""
+    """Adds a row of plain text, in which brackets are not markup."""
     table.add_row(*map(Text, cells))

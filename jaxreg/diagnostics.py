@@ -1,4 +1,4 @@
-"""Numbers about weights: how near to orthogonal the rows or columns of a kernel are, and what is exactly zero."""
+"""Numbers about weights: the angles between the rows or columns of a kernel, and the weights that are exactly zero."""
 
 from typing import Any
 
@@ -8,31 +8,32 @@ import numpy as np
 from jax.typing import ArrayLike
 from rich.table import Table
 
+from jaxreg._checks import describe, is_float_array
 from jaxreg._matrix import Axes, Mode, as_matrices, check_mode, within_groups
-from jaxreg._numerics import as_wide, describe, is_float_array, unit_rows
+from jaxreg._names import public
+from jaxreg._numerics import as_wide, unit_rows
 from jaxreg._paths import leaves_with_paths, replace_leaves
 from jaxreg._tables import Tables, add_row, table
 
-__all__ = ["cosines", "dead_units", "mutual_coherence", "sparsity", "sparsity_table"]
 
-
+@public
 def cosines(x: ArrayLike, *, mode: Mode = "rows", out_axis: Axes = -1, batch_axis: Axes = ()) -> jax.Array:
-    """The cosine of each row (or column) with each other one: UUᵀ with the rows u_i = x_i / max(‖x_i‖, 1e-7).
+    """Returns the cosines between all rows (or columns): UUᵀ with the rows u_i = x_i / max(‖x_i‖, 1e-7) of U.
 
-    The kernel is seen as a matrix as in `jaxreg.penalties.orthogonal`. A zero row has cosine 0 with every row, itself
-    included.
+    The kernel is seen as a matrix as in `jaxreg.OrthogonalRegularizer`. A zero row has the cosine 0 with every row,
+    itself included.
 
     Args:
       x: a real floating-point array of rank >= 2.
-      mode: "rows" or "columns", which of the two are compared.
+      mode: "rows" or "columns", the vectors that are compared.
       out_axis: the axis or axes that are the columns.
       batch_axis: the axis or axes that count independent matrices.
 
     Returns:
-      An array (n, n) of at least float32, or (batch, n, n) where `batch_axis` names an axis.
+      An array (n, n) in at least float32, or (batch, n, n) where `batch_axis` names an axis.
 
     Raises:
-      TypeError, ValueError: as `jaxreg.penalties.orthogonal` does.
+      TypeError, ValueError: as `jaxreg.OrthogonalRegularizer` does.
 
     >>> jaxreg.diagnostics.cosines(jnp.array([[3.0, 0.0], [0.0, -2.0]])).round(4)
     Array([[1., 0.],
@@ -45,12 +46,14 @@ def cosines(x: ArrayLike, *, mode: Mode = "rows", out_axis: Axes = -1, batch_axi
     return grams[0] if isinstance(batch_axis, tuple | list) and not batch_axis else grams
 
 
+@public
 def mutual_coherence(x: ArrayLike, *, mode: Mode = "rows", out_axis: Axes = -1, batch_axis: Axes = ()) -> jax.Array:
-    """The largest |cosine| between two distinct rows (or columns): max_{i≠j} |cos(x_i, x_j)|, over all matrices.
+    """Returns the largest |cosine| between two distinct rows (or columns), max_{i≠j} |cos(x_i, x_j)|, over all
+    matrices.
 
-    Of n vectors in d dimensions it is at least √((n−d)/(d(n−1))). A single vector has the coherence 0.
+    For n vectors in d dimensions it is at least √((n−d)/(d(n−1))). A single vector has the coherence 0.
 
-    Args, shapes and errors are those of `cosines`. Returns a scalar of at least float32.
+    Arguments, shapes and errors are those of `cosines`. The result is a scalar in at least float32.
 
     >>> float(jaxreg.diagnostics.mutual_coherence(jnp.array([[1.0, 0.0], [0.0, 1.0], [-2.0, 0.0]])))
     1.0
@@ -62,13 +65,14 @@ def mutual_coherence(x: ArrayLike, *, mode: Mode = "rows", out_axis: Axes = -1, 
     return jnp.max(jnp.where(own, 0.0, jnp.abs(between)), initial=0.0)
 
 
+@public
 def sparsity(tree: Any, *, group_axis: Axes | None = None) -> dict[str, jax.Array]:
-    """The share of each parameter that is exactly zero, by path: of its weights, or of its groups. Jittable.
+    """Returns the share of each parameter that is exactly zero, by path. It counts weights or groups, and is jittable.
 
     Args:
-      tree: any tree of parameters, as `jaxreg.Rules` take it. Leaves that are no floating-point arrays have no share.
-      group_axis: None for the share of zero weights. Or the axis or axes whose indices count groups, as in
-        `jaxreg.GroupLasso`: the share of groups in which all weights are zero. Vectors and scalars have no groups.
+      tree: any tree of parameters that `jaxreg.Rules` take. Leaves that are not floating-point arrays have no share.
+      group_axis: None counts the weights that are zero. An axis, or several, whose indices count groups as in
+        `jaxreg.GroupLasso`, counts the groups in which all weights are zero. Vectors and scalars have no groups.
 
     Returns:
       A dict from paths to scalars in float32. An empty array has the share 0.
@@ -87,18 +91,20 @@ def sparsity(tree: Any, *, group_axis: Axes | None = None) -> dict[str, jax.Arra
     return {path: _share(dead) for path, dead in _dead(tree, group_axis).items()}
 
 
+@public
 def dead_units(tree: Any, *, group_axis: Axes = -1) -> Any:
-    """Which groups of weights are all exactly zero: a tree like `tree` of bool arrays over the groups. Jittable.
+    """Returns a tree like `tree` of bool arrays, which are true for groups whose weights are all exactly zero.
 
-    By default a group is a unit of a Dense kernel `(in, out)`, or a filter of a convolution: without weights it puts
-    out its bias, whatever comes in.
+    By default a group is a unit of a Dense kernel `(in, out)`, or a filter of a convolution. Without weights, its
+    output is its bias for every input. The function is jittable.
 
     Args:
-      tree: a tree of parameters; of an `nnx.Module`, its `nnx.state(model, nnx.Param)`.
+      tree: a tree of parameters. For an `nnx.Module`, give `nnx.state(model, nnx.Param)`.
       group_axis: the axis or axes whose indices count groups, as in `jaxreg.GroupLasso`.
 
     Returns:
-      The tree with a bool array of the sizes of `group_axis` for each parameter of rank >= 2, None for other leaves.
+      The tree with a bool array of the sizes of `group_axis` for each parameter of rank >= 2, and None for other
+      leaves.
 
     Raises:
       TypeError, ValueError: `group_axis` does not fit a parameter of rank >= 2; the message has its path.
@@ -112,7 +118,7 @@ def dead_units(tree: Any, *, group_axis: Axes = -1) -> Any:
 
 
 class _Sparsity(Tables):
-    """What `sparsity_table` returns."""
+    """The table that `sparsity_table` returns."""
 
     def __init__(self, tree: Any, group_axis: Axes):
         self._zeros = {path: (describe(leaf), np.asarray(leaf == 0)) for path, leaf in _parameters(tree)}
@@ -134,12 +140,13 @@ class _Sparsity(Tables):
         return [zeros for _, zeros in self._zeros.values()], list(self._dead.values())
 
 
+@public
 def sparsity_table(tree: Any, *, group_axis: Axes = -1) -> Tables:
-    """A table of what is exactly zero: weights and groups of each parameter, and which groups are dead.
+    """Returns a table of the weights and groups of each parameter that are exactly zero, and of which groups are dead.
 
-    Print it, or show it in a notebook; `rich.print` folds it to the width of a terminal.
+    Print it, or show it in a notebook. `rich.print` folds it to the width of a terminal.
 
-    Args and errors are those of `sparsity` and `dead_units`; the arrays must have values.
+    Arguments and errors are those of `sparsity` and `dead_units`. The arrays must have values.
 
     >>> params = {"kernel": jnp.array([[0.0, 1.0], [0.0, 0.0]]), "bias": jnp.ones(2)}
     >>> print(jaxreg.diagnostics.sparsity_table(params))
@@ -183,7 +190,7 @@ def _counts(zero: np.ndarray) -> tuple[str, str, str]:
 
 
 def _places(dead: np.ndarray, most: int = 10) -> str:
-    """The indices of what is dead, those that follow each other as a range."""
+    """Returns the indices of the dead groups, with ranges for those that follow each other."""
     if dead.ndim > 1:
         places = [str(tuple(map(int, place))) for place in np.argwhere(dead)]
     else:

@@ -7,6 +7,7 @@ os.environ["KERAS_BACKEND"] = "jax"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("MPLBACKEND", "agg")
 
+import chex
 import jax
 import pytest
 
@@ -22,3 +23,9 @@ def strict_promotion(request):
         return
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         yield
+
+
+@pytest.fixture(autouse=True)
+def fresh_trace_counter():
+    """Traces are counted by the name of a function, so each test begins at 0."""
+    chex.clear_trace_counter()

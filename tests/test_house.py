@@ -6,8 +6,11 @@ import importlib
 import inspect
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
+import textwrap
+import tomllib
 
 import jax
 import jax.numpy as jnp
@@ -20,16 +23,17 @@ import jaxreg
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "jaxreg"
 
-# From the ground up. A module may import those on lower floors, and within its floor those on its left.
+# From the ground up. A module may import those on lower floors, and on its own floor those to its left. A package comes
+# after its modules.
 FLOORS = (
-    ("_numerics", "_pytree", "_matrix", "_paths", "_tables"),
+    ("_names", "_checks", "_numerics", "_pytree", "_matrix", "_paths", "_tables"),
     ("_gram", "_singular"),
-    ("penalties._elementwise", "penalties._groups", "penalties._singular", "penalties._orthogonality", "penalties"),
-    ("prox._elementwise", "prox._groups", "prox._singular", "prox"),
-    ("_configured", "_base"),
-    ("_regularizers._strengths", "_regularizers._elementwise", "_regularizers._groups", "_regularizers._matrices"),
-    ("_regularizers", "_config", "_matching", "_explain", "_rules"),
-    ("_transforms", "_proximal", "_activity"),
+    ("penalties._elementwise", "penalties._groups", "penalties._norms", "penalties._orthogonality", "penalties"),
+    ("prox._elementwise", "prox._groups", "prox._norms", "prox"),
+    ("_config", "_base", "_regularizers._shipped"),
+    ("_regularizers._elementwise", "_regularizers._groups", "_regularizers._norms", "_regularizers._orthogonality"),
+    ("_regularizers", "_serialization", "_matching", "_explain", "_rules"),
+    ("_updates", "_transforms", "_proximal", "_activity"),
     ("diagnostics",),
     ("__init__",),
 )
@@ -67,9 +71,63 @@ def test_imports_run_downward(module):
         assert ORDER.index(other) < ORDER.index(module), f"{module} imports {other}"
 
 
-@pytest.mark.parametrize("module", ORDER)
-def test_a_file_is_read_in_one_sitting(module):
-    assert len(source(module).splitlines()) <= 300
+# Sums and maxima over weights. Penalties and proxes take them by `sum_of`, `largest` and `norms`.
+REDUCTIONS = {"sum", "max", "min", "mean", "prod", "norm", "vdot", "amax", "amin", "nansum"}
+
+
+@pytest.mark.parametrize("module", [m for m in ORDER if m.startswith(("penalties", "prox", "_gram", "_singular"))])
+def test_all_penalties_reduce_through_the_same_functions(module):
+    called = [node.func for node in ast.walk(ast.parse(source(module))) if isinstance(node, ast.Call)]
+    assert not {function.attr for function in called if isinstance(function, ast.Attribute)} & REDUCTIONS
+
+
+def test_a_penalty_costs_three_definitions(tmp_path):
+    """Adds a penalty, its prox and its regularizer to a copy of the package, and finds them under every name."""
+    shutil.copytree(PACKAGE, tmp_path / "jaxreg", ignore=shutil.ignore_patterns("__pycache__"))
+    definitions = {
+        "penalties": """
+            @public
+            def twice_l1(x: ArrayLike) -> jax.Array:
+                return 2 * sum_of(magnitude(as_wide(x)))
+        """,
+        "prox": """
+            @public
+            def twice_l1(x: ArrayLike, step: ArrayLike) -> jax.Array:
+                return l1(x, 2 * step)
+        """,
+        "_regularizers": """
+            @public
+            class TwiceL1(Shipped):
+                factor: Any = strength(0.01)
+                _penalty, _prox, has_metric_prox = penalties.twice_l1, prox.twice_l1, True
+        """,
+    }
+    for package, text in definitions.items():
+        with (tmp_path / "jaxreg" / package / "_elementwise.py").open("a") as file:
+            file.write(textwrap.dedent(text))
+    code = """
+        import jax.numpy as jnp, jaxreg
+        x = jnp.array([1.0, -3.0])
+        made = jaxreg.TwiceL1(0.5)
+        assert jaxreg.get("twice_l1") == jaxreg.get("TwiceL1") == jaxreg.TwiceL1(0.01)
+        assert jaxreg.deserialize(jaxreg.serialize(made)) == made
+        assert made(x) == 0.5 * jaxreg.penalties.twice_l1(x) == 4.0
+        assert jnp.all(made.prox(x, 1.0) == jaxreg.prox.twice_l1(x, 0.5))
+        assert made.has_prox and made.has_metric_prox
+        assert "TwiceL1" in jaxreg.__all__
+        assert "twice_l1" in jaxreg.penalties.__all__ and "twice_l1" in jaxreg.prox.__all__
+        assert jaxreg.__file__.startswith(PLACE)
+    """
+    code = textwrap.dedent(code).replace("PLACE", repr(str(tmp_path)))
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+
+
+def test_the_oldest_versions_are_the_lower_bounds():
+    """The versions that `.github/oldest.txt` tests are those that pyproject.toml allows."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    bounds = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    oldest = (ROOT / ".github" / "oldest.txt").read_text().split()
+    assert sorted(oldest) == sorted(bound.replace(">=", "==") for bound in bounds)
 
 
 def public_names():
@@ -87,7 +145,9 @@ def test_each_name_has_one_import_path():
         }
         assert set(inside.__all__) == {name for name in defined if not name.startswith("_")}
         assert not set(inside.__all__) & set(public_names())
-    assert set(jaxreg.prox.__all__) == set(jaxreg.penalties.__all__) - {"orthogonal", "frame_potential"}
+    without_prox = [v for v in vars(jaxreg).values() if _is_shipped(v) and not v().has_prox]
+    assert set(jaxreg.penalties.__all__) - set(jaxreg.prox.__all__) == {cls._penalty.__name__ for cls in without_prox}
+    assert set(jaxreg.prox.__all__) < set(jaxreg.penalties.__all__)
 
 
 def test_importing_needs_runtime_packages_only():
@@ -104,6 +164,10 @@ def test_doctests(module):
     assert doctest.testmod(importlib.import_module(f"jaxreg.{module}"), extraglobs=names).failed == 0
 
 
+def _is_shipped(obj):
+    return inspect.isclass(obj) and issubclass(obj, jaxreg.Regularizer) and obj is not jaxreg.Regularizer
+
+
 def documented():
     for name in public_names():
         obj = getattr(jaxreg, name)
@@ -116,8 +180,42 @@ def documented():
 @pytest.mark.parametrize(("name", "obj"), list(documented()), ids=lambda value: value if isinstance(value, str) else "")
 def test_public_names_are_documented(name, obj):
     assert inspect.getdoc(obj)
-    if name not in ("PenaltyState", "ProximalState"):
+    if not (inspect.isclass(obj) and issubclass(obj, tuple)):  # a state, which a transform makes
         assert ">>>" in obj.__doc__, f"{name} has no doctest"
+
+
+WHOLE = [
+    (name, obj)
+    for name, obj in documented()
+    if _is_shipped(obj) or obj in (jaxreg.add_penalty_gradients, jaxreg.proximal, jaxreg.activity_penalty)
+]
+
+
+@pytest.mark.parametrize(("name", "obj"), WHOLE, ids=lambda value: value if isinstance(value, str) else "")
+def test_the_docstrings_of_regularizers_and_transforms_are_whole(name, obj):
+    text = inspect.getdoc(obj)
+    for part in ("Args:", "Raises:", ">>>", "Source: ", "gradient", "dtype"):
+        assert part in text, f"{name} lacks {part!r}"
+    assert re.search(r"\b(19|20)\d\d\b", text[text.index("Source: ") :]), f"the source of {name} has no year"
+
+
+@pytest.mark.parametrize("module", ["penalties", "prox"])
+def test_the_docstrings_of_penalties_and_proxes_are_short_and_link_to_the_regularizer(module):
+    inside = getattr(jaxreg, module)
+    for name in inside.__all__:
+        text = inspect.getdoc(getattr(inside, name))
+        assert text.startswith("Returns ")
+        links = re.findall(r"`jaxreg\.([A-Z]\w+)`", text)
+        assert all(hasattr(jaxreg, link) for link in links)
+        assert links or "Args:" in text or f"penalties.{name}" in text, f"{name} links to no regularizer"
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_docstrings_begin_with_a_subject_or_a_verb(module):
+    tree = ast.parse(source(module))
+    nodes = [n for n in ast.walk(tree) if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef)]
+    first_words = {(ast.get_docstring(node) or "The").split()[0] for node in nodes}
+    assert not first_words & {"Of", "What", "Whether", "Which", "From", "Where"}
 
 
 README = (ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else ""

@@ -5,16 +5,19 @@ import enum
 import functools
 import pickle
 
+import chex
 import flax.serialization
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxreg
 from jaxreg import penalties
 
 X = jnp.array([[1.0, -2.0], [0.5, 3.0]])
+L1, L2 = jaxreg.L1(0.1), jaxreg.L2(0.2)
 
 
 def test_keras_arguments_to_the_letter():
@@ -127,7 +130,7 @@ PENALTY_ERRORS = [
     (
         lambda: penalties.l2(jax.ShapeDtypeStruct((2,), jnp.float32)),
         TypeError,
-        r"got float32\[2\] without values; of shapes use `jax.eval_shape`",
+        r"got float32\[2\] without values; for shapes use `jax.eval_shape`",
     ),
     (lambda: penalties.l2(None), TypeError, "`x` must be a real floating-point array, got None"),
     (lambda: penalties.l2(jax.random.key(0)), TypeError, "`x` must be a real floating-point array, got key"),
@@ -209,17 +212,10 @@ class Nested(jaxreg.Regularizer):
     "make", [Annotated, KerasForm, lambda s: Nested(jaxreg.L2(s))], ids=["fields", "init", "nested"]
 )
 def test_a_strength_is_never_lost_in_jit(make):
-    count = []
-
-    @jax.jit
-    def penalty(r, x):
-        count.append(1)
-        return r(x)
-
+    penalty = jax.jit(chex.assert_max_traces(lambda r, x: r(x), n=1))
     values = [float(penalty(make(s), X)) for s in (0.5, 1.0, 2.0)]
     np.testing.assert_allclose(values, [float(make(s)(X)) for s in (0.5, 1.0, 2.0)], rtol=1e-6)
     assert values[2] == pytest.approx(4 * values[0])
-    assert len(count) == 1
     slope = jax.grad(lambda s: make(s)(X))(0.5)
     assert float(slope) == pytest.approx(values[1])
 
@@ -257,40 +253,168 @@ def test_a_decorator_by_habit_does_no_harm():
 
 
 def test_subclasses_of_subclasses():
-    class Stronger(jaxreg.L2):
+    class Stronger(Annotated):
         def __call__(self, x):
             return 2.0 * super().__call__(x)
 
     class Shifted(Annotated):
         shift: float = 3.0
 
+    class Redefined(Annotated):
+        factor: float = 0.7
+
     class Renamed(KerasForm):
         pass
 
-    class WithInit(jaxreg.L2):
+    class WithInit(Annotated):
         def __init__(self, strength):
-            self.l2 = strength / 2
+            self.factor, self.target, self.order, self.kind = strength / 2, -1.0, 2, "even"
 
-    assert Stronger(0.5)(X) == 2 * jaxreg.L2(0.5)(X)
-    assert repr(Stronger()) == "Stronger(l2=0.01)"
-    with pytest.raises(ValueError, match="`l2` must be finite"):
-        Stronger(-1.0)
+    assert Stronger(0.5)(X) == 2 * Annotated(0.5)(X)
+    assert repr(Stronger()) == "Stronger(factor=0.1, target=-1.0, order=2, kind='even')"
     assert jax.tree.leaves(Shifted()) == [0.1, -1.0, 3.0]
+    assert jax.tree.leaves(Redefined()) == [0.7, -1.0]
     assert jax.jit(lambda r: r(X))(Renamed(0.5)) == KerasForm(0.5)(X)
-    assert jax.jit(lambda r: r(X))(WithInit(1.0)) == jaxreg.L2(0.5)(X)
+    assert jax.jit(lambda r: r(X))(WithInit(1.0)) == Annotated(0.5)(X)
 
 
-def test_own_init_below_a_dataclass_compares_by_identity():
-    class Weighted(jaxreg.L2):
-        def __init__(self, l2, weight):
-            self.l2, self.weight = l2, weight
+def test_own_init_below_a_dataclass_compares_by_all_its_attributes():
+    class Weighted(Annotated):
+        def __init__(self, factor, weight):
+            self.factor, self.weight = factor, weight
 
         def __call__(self, x):
-            return self.weight * super().__call__(x)
+            return self.weight * self.factor * jnp.sum(jnp.square(x))
 
     assert Weighted(1.0, 2.0) != Weighted(1.0, 3.0)
     penalty = jax.jit(lambda r: r(X), static_argnums=0)
     assert penalty(Weighted(1.0, 4.0)) == 2 * penalty(Weighted(1.0, 2.0))
+
+
+SHIPPED = [
+    value
+    for value in vars(jaxreg).values()
+    if isinstance(value, type) and issubclass(value, jaxreg.Regularizer) and value is not jaxreg.Regularizer
+]
+
+
+@pytest.mark.parametrize("base", [*SHIPPED, *(type(r) for r in (L1 + L2, 2.0 * L1, (L1 + jnp.sum).terms[1]))])
+def test_what_jaxreg_ships_is_not_for_subclassing(base):
+    """A redefined default would lose its checks, and a new field would reach the penalty as an option."""
+
+    class Mixin:
+        pass
+
+    message = f"must not subclass {base.__name__}, which is not for subclassing; subclass jaxreg.Regularizer"
+    for bases, fields in (((base,), {}), ((base,), {"factor": 0.5}), ((Mixin, base), {})):
+        annotations = dict.fromkeys(fields, float)
+        with pytest.raises(TypeError, match=message):
+            type("Mine", bases, {"__annotations__": annotations, **fields})
+
+
+class Plain(jaxreg.Regularizer):
+    factor: float = 0.5
+
+    def __call__(self, x):
+        return self.factor * jnp.sum(jnp.abs(x))
+
+
+class WithProx(Plain):
+    has_metric_prox = True
+
+    def __call__(self, x):
+        return self.factor * jnp.sum(jnp.abs(x))
+
+    def prox(self, x, step):
+        return jaxreg.prox.l1(x, step * self.factor)
+
+
+class Quartic:
+    """Another penalty, as a mixin that is not a regularizer."""
+
+    def __call__(self, x):
+        return jnp.sum(x**4)
+
+
+def _subclass(*bases, **members):
+    return type("Mine", bases, members)
+
+
+def _quartic(self, x):
+    return jnp.sum(x**4)
+
+
+def _zero(self, x, step):
+    return 0 * x
+
+
+@pytest.mark.parametrize(
+    ("cls", "has_prox", "has_metric_prox"),
+    [
+        (Plain, False, False),
+        (WithProx, True, True),
+        (_subclass(WithProx), True, True),
+        (_subclass(WithProx, __call__=_quartic), False, False),
+        (_subclass(WithProx, __call__=_quartic, prox=_zero), True, False),
+        (_subclass(WithProx, __call__=_quartic, prox=_zero, has_metric_prox=True), True, True),
+        (_subclass(WithProx, prox=_zero), True, False),
+        (_subclass(Plain, prox=_zero), True, False),
+        (_subclass(Quartic, WithProx), False, False),
+        (_subclass(_subclass(WithProx, __call__=_quartic)), False, False),
+    ],
+)
+def test_a_prox_belongs_to_the_call_beside_it(cls, has_prox, has_metric_prox):
+    made = cls()
+    assert (made.has_prox, made.has_metric_prox) == (has_prox, has_metric_prox)
+    assert ((2.0 * made).has_prox, (2.0 * made).has_metric_prox) == (has_prox, has_metric_prox)
+    assert not (made + L2).has_prox
+    rules = jaxreg.Rules((r"", made))
+    if has_prox:
+        assert jaxreg.proximal(optax.sgd(0.1), rules, 0.1)
+        assert made.prox(X, 0.1).shape == X.shape
+    else:
+        with pytest.raises(NotImplementedError, match=f"{cls.__name__}.*no prox in closed form"):
+            made.prox(X, 1.0)
+        with pytest.raises(ValueError, match="no prox in closed form"):
+            jaxreg.proximal(optax.sgd(0.1), rules, 0.1)
+
+
+# Leaves and choices.
+
+
+class Axis(jaxreg.Regularizer):
+    factor: float = 1
+    weight: "jax.Array | int" = 2
+    maybe: "Optional[float]" = None  # noqa: F821  # an annotation is read as text
+    axis: int = -1
+    axes: tuple[int, ...] = (0, 1)
+    count: "int" = 3
+
+    def __call__(self, x):
+        return self.factor * self.weight * self.count * jnp.max(jnp.sum(jnp.square(x), axis=self.axis))
+
+
+def test_an_int_is_a_choice_unless_the_annotation_is_of_a_number():
+    made = Axis()
+    assert jax.tree.leaves(made) == [1.0, 2.0]
+    assert [type(leaf) for leaf in jax.tree.leaves(made)] == [float, float]
+    assert type(made.axis) is int
+    assert jax.jit(lambda r: r(X))(made) == made(X)
+    assert jax.grad(lambda r: r(X))(made).factor == made(X)
+    assert jax.tree.leaves(Axis(np.int64(3), maybe=4, axis=np.int64(0))) == [3.0, 2.0, 4.0]
+    assert jax.tree.structure(Axis(axis=0)) != jax.tree.structure(Axis(axis=1))
+
+    class Marked(jaxreg.Regularizer):
+        power: float = dataclasses.field(default=2, metadata={"static": True})
+
+    assert jax.tree.leaves(Marked()) == []
+    assert type(Marked().power) is int
+
+
+def test_an_int_of_an_own_init_is_a_choice():
+    assert jax.tree.leaves(KerasForm(1)) == []
+    assert jax.tree.leaves(KerasForm(float(1))) == [1.0]
+    assert KerasForm(1)(X) == KerasForm(1.0)(X)
 
 
 def test_what_is_derived_from_strengths_follows_them():
@@ -316,7 +440,7 @@ def test_what_is_derived_from_strengths_follows_them():
         def __post_init__(self):
             object.__setattr__(self, "twice", 2.0 * self.l2)
 
-    with pytest.raises(TypeError, match="`twice` of Derived is no field; make it one, or a property"):
+    with pytest.raises(TypeError, match="`twice` of Derived is not a field; make it one, or a property"):
         jax.tree.leaves(Derived())
 
 

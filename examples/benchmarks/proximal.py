@@ -9,6 +9,7 @@ and the ratios are of runs that stand next to each other.
 
 import argparse
 import functools
+import itertools
 import time
 
 import jax
@@ -38,9 +39,10 @@ def add_rows(table: Table, rules: jaxreg.Rules, params: dict, repeats: int) -> N
     name = type(rules.regularizers[0]).__name__
     sides = {
         "optax.adam": optax.adam(rate),
-        f"proximal, {name}, Euclidean metric": jaxreg.proximal(optax.adam(rate), rules, rate),
-        f"proximal, {name}, Adam's metric": jaxreg.proximal(optax.adam(rate), rules, rate, metric="adam"),
     }
+    for metric, track in itertools.product(("euclidean", "adam"), (False, True)):
+        tx = jaxreg.proximal(optax.adam(rate), rules, rate, metric=metric, track=track)
+        sides[f"proximal, {name}, {metric} metric{', tracked' if track else ''}"] = tx
     steps = {side: compiled_step(tx, params, grads) for side, tx in sides.items()}
     carries = {side: (jax.tree.map(jnp.copy, params), tx.init(params)) for side, tx in sides.items()}
     seconds: dict[str, list[float]] = {side: [] for side in sides}

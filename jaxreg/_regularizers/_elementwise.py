@@ -1,22 +1,35 @@
-"""Regularizers of single weights."""
+"""Regularizers that are sums over single weights."""
 
 from typing import Any
 
 import jax
 
 from jaxreg import penalties, prox
-from jaxreg._numerics import scaled, times_strength
-from jaxreg._regularizers._strengths import Strengths, WithProx, shape, strength
+from jaxreg._names import public
+from jaxreg._regularizers._shipped import Shipped, number, strength
 
 
-class L1(Strengths):
-    """l1 · Σ|x|, with the subgradient 0 at 0.
+@public
+class L1(Shipped):
+    """The lasso penalty, l1 · Σ|x|.
+
+    It moves every weight towards 0 at the same rate. Use it for sparse weights: in a loss it makes weights small, and
+    under `jaxreg.proximal` exactly zero.
+
+    The array has any shape and a real floating-point dtype. The penalty is a scalar in at least float32, and the
+    gradient and the prox have the dtype of the array. The gradient is l1 · sign(x). It is 0 at a weight that is exactly
+    0, where Keras has l1. The prox with step η sets weights up to η · l1 to zero, and moves the others by that much.
 
     Args:
-      l1: the strength, a number >= 0 or an array; None means 0.01.
+      l1: the strength, a number >= 0 or an array. None means 0.01, as in Keras.
+
+    Raises:
+      TypeError, ValueError: `l1` is not a finite number >= 0.
 
     >>> float(jaxreg.L1(0.5)(jnp.array([1.0, -2.0, 0.0])))
     1.5
+    >>> jax.grad(jaxreg.L1(0.5))(jnp.array([1.0, -2.0, 0.0]))
+    Array([ 0.5, -0.5,  0. ], dtype=float32)
     >>> jaxreg.L1(0.5).prox(jnp.array([1.0, -2.0, 0.1]), 1.0)
     Array([ 0.5, -1.5,  0. ], dtype=float32)
 
@@ -25,23 +38,28 @@ class L1(Strengths):
 
     l1: Any = strength(0.01, unset=0.01)
 
-    _takes_steps = True
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return scaled(self.l1, penalties.l1(x), name="l1")
-
-    def prox(self, x: jax.Array, step: Any) -> jax.Array:
-        return prox.l1(x, times_strength(step, self.l1, name="l1"))
+    _penalty, _prox, has_metric_prox, _is_elastic_net = penalties.l1, prox.l1, True, True
 
     def _elastic_net(self) -> tuple[Any, Any]:
         return self.l1, 0.0
 
 
-class L2(Strengths):
-    """l2 · Σx², without ½: `L2(l2)` decays weights as `weight_decay=2 * l2` does.
+@public
+class L2(Shipped):
+    """The ridge penalty, l2 · Σx². As in Keras, there is no ½.
+
+    It shrinks every weight in proportion to its size. Use it as weight decay: `L2(l2)` decays weights as
+    `weight_decay=2 * l2` does.
+
+    The array has any shape and a real floating-point dtype. The penalty is a scalar in at least float32, and the
+    gradient and the prox have the dtype of the array. The gradient is 2 · l2 · x. The prox with step η divides every
+    weight by 1 + 2η · l2.
 
     Args:
-      l2: the strength, a number >= 0 or an array; None means 0.01.
+      l2: the strength, a number >= 0 or an array. None means 0.01, as in Keras.
+
+    Raises:
+      TypeError, ValueError: `l2` is not a finite number >= 0.
 
     >>> float(jaxreg.L2(0.5)(jnp.array([1.0, -2.0, 0.0])))
     2.5
@@ -51,44 +69,44 @@ class L2(Strengths):
 
     l2: Any = strength(0.01, unset=0.01)
 
-    _takes_steps = True
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return scaled(self.l2, penalties.l2(x), name="l2")
-
-    def prox(self, x: jax.Array, step: Any) -> jax.Array:
-        return prox.l2(x, times_strength(step, self.l2, name="l2"))
+    _penalty, _prox, has_metric_prox, _is_elastic_net = penalties.l2, prox.l2, True, True
 
     def _elastic_net(self) -> tuple[Any, Any]:
         return 0.0, self.l2
 
 
-class L1L2(Strengths):
-    """l1 · Σ|x| + l2 · Σx², the elastic net, with the subgradient 0 at 0.
+@public
+class L1L2(Shipped):
+    """The elastic net, l1 · Σ|x| + l2 · Σx².
+
+    Use it where weights are correlated: unlike L1 alone it keeps groups of similar weights together, and under
+    `jaxreg.proximal` it still makes the others exactly zero.
+
+    Shapes and dtypes are those of `L1`. The gradient is l1 · sign(x) + 2 · l2 · x, and 0 at 0. The prox is that of
+    `L1`, then that of `L2`.
 
     Args:
-      l1: the strength of Σ|x|, a number >= 0 or an array; None means 0.
-      l2: the strength of Σx², a number >= 0 or an array; None means 0.
+      l1: the strength of Σ|x|, a number >= 0 or an array. None means 0.
+      l2: the strength of Σx², a number >= 0 or an array. None means 0.
+
+    Both strengths are 0 by default, as in Keras. As a name and as a class, in `jaxreg.get("l1_l2")` and
+    `jaxreg.get(L1L2)`, both are 0.01.
+
+    Raises:
+      TypeError, ValueError: `l1` or `l2` is not a finite number >= 0.
 
     >>> float(jaxreg.L1L2(l1=1.0, l2=0.5)(jnp.array([1.0, -2.0, 0.0])))
     5.5
-
-    By name and as a class, as in `jaxreg.get("l1_l2")` and `jaxreg.get(L1L2)`, both strengths are 0.01.
 
     Source: Zou and Hastie, Regularization and variable selection via the elastic net, 2005;
     `keras.regularizers.L1L2`.
     """
 
-    l1: Any = strength(0.0, unset=0.0)
-    l2: Any = strength(0.0, unset=0.0)
+    l1: Any = number(0.0, unset=0.0, kw_only=False)
+    l2: Any = number(0.0, unset=0.0, kw_only=False)
 
-    _takes_steps = True
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return scaled(self.l1, penalties.l1(x), name="l1") + scaled(self.l2, penalties.l2(x), name="l2")
-
-    def prox(self, x: jax.Array, step: Any) -> jax.Array:
-        return prox.l1_l2(x, step, l1=self.l1, l2=self.l2)
+    _penalty, _prox, has_metric_prox, _is_elastic_net = penalties.l1_l2, prox.l1_l2, True, True
+    _named_defaults = {"l1": 0.01, "l2": 0.01}  # noqa: RUF012
 
     def _elastic_net(self) -> tuple[Any, Any]:
         return self.l1, self.l2
@@ -102,20 +120,28 @@ def _counted(x: jax.Array) -> jax.Array:
 @_counted.defjvp
 def _counted_jvp(primals: Any, tangents: Any) -> Any:
     raise TypeError(
-        "`L0` counts weights, so its gradient would be 0 and do nothing; take its prox, by `jaxreg.proximal` or "
+        "`L0` counts weights, so its gradient would be 0 and do nothing; use its prox, by `jaxreg.proximal` or "
         "`Rules.prox`, and keep it out of what is differentiated"
     )
 
 
-class L0(WithProx):
-    """factor · the number of weights that are not exactly zero: `jaxreg.penalties.l0`. It is for `jaxreg.proximal`.
+@public
+class L0(Shipped):
+    """The number of weights that are not exactly zero, factor · Σ[x ≠ 0].
+
+    Use it with `jaxreg.proximal` in the Euclidean metric, to remove small weights and leave the others as they are. It
+    is not convex, so the result depends on the start.
+
+    The array has any shape and a real floating-point dtype. The penalty is a scalar in at least float32, and the prox
+    has the dtype of the array. The gradient would be 0 everywhere, so differentiating is an error. The prox with step η
+    sets weights up to √(2η · factor) to zero.
 
     Args:
-      factor: the strength, a number >= 0 or an array. A prox step η sets the weights up to √(2η·factor) to zero, and
-        leaves the others as they are.
+      factor: the strength, a number >= 0 or an array.
 
     Raises:
-      TypeError: it is differentiated with respect to the weights, which would give 0.
+      TypeError, ValueError: `factor` is not a finite number >= 0.
+      TypeError: the penalty is differentiated with respect to the weights.
 
     >>> jaxreg.L0(0.5).prox(jnp.array([1.5, -0.5, 0.0]), 1.0)
     Array([1.5, 0. , 0. ], dtype=float32)
@@ -123,19 +149,26 @@ class L0(WithProx):
     Source: Blumensath and Davies, Iterative thresholding for sparse approximations, 2008.
     """
 
-    _penalty, _prox = penalties.l0, prox.l0
+    factor: Any = strength(0.01)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return scaled(self.factor, _counted(x), name="factor")
-
-    prox = WithProx.prox
+    _penalty, _prox = _counted, prox.l0
 
 
-class LHalf(WithProx):
-    """factor · Σ|x|^½, sparser than L1 and not convex: `jaxreg.penalties.l_half`.
+@public
+class LHalf(Shipped):
+    """The sum of square roots, factor · Σ|x|^½.
+
+    It lies between `L0` and `L1`: sparser than L1 at the same error, and with less shrinkage of large weights. It is
+    not convex, so the result depends on the start.
+
+    Shapes and dtypes are those of `L1`. The gradient ½ factor · sign(x)/√|x| grows without bound towards 0, and is 0 at
+    0 itself, so prefer the prox to the gradient. The prox with step η sets weights up to 1.5 (η · factor)^⅔ to zero.
 
     Args:
       factor: the strength, a number >= 0 or an array.
+
+    Raises:
+      TypeError, ValueError: `factor` is not a finite number >= 0.
 
     >>> float(jaxreg.LHalf(0.5)(jnp.array([4.0, -9.0, 0.0])))
     2.5
@@ -143,15 +176,26 @@ class LHalf(WithProx):
     Source: Xu, Chang, Xu and Zhang, L1/2 regularization: a thresholding representation theory, 2012.
     """
 
-    _penalty, _prox, _takes_steps = penalties.l_half, prox.l_half, True
+    factor: Any = strength(0.01)
+
+    _penalty, _prox, has_metric_prox = penalties.l_half, prox.l_half, True
 
 
-class Huber(WithProx):
-    """factor · Σ of x²/(2δ) up to |x| = δ, |x| − δ/2 beyond: `jaxreg.penalties.huber`.
+@public
+class Huber(Shipped):
+    """The Huber penalty, factor · the sum of x²/(2δ) where |x| ≤ δ, and of |x| − δ/2 beyond.
+
+    It is L1 with a rounded tip. Use it where a smooth penalty is needed, such as under L-BFGS, and large weights are to
+    be shrunk at one rate. It makes no weight zero.
+
+    Shapes and dtypes are those of `L1`. The gradient is factor · x/δ, clipped to ±factor, so it is smooth at 0.
 
     Args:
       factor: the strength, a number >= 0 or an array.
       delta: where the parabola meets the line, a number > 0 or an array.
+
+    Raises:
+      TypeError, ValueError: `factor` is not a finite number >= 0, or `delta` is not one > 0.
 
     >>> float(jaxreg.Huber(2.0)(jnp.array([0.5, -2.0, 0.0])))
     3.25
@@ -159,39 +203,61 @@ class Huber(WithProx):
     Source: Huber, Robust estimation of a location parameter, 1964.
     """
 
-    delta: Any = shape(1.0, above=0.0)
+    factor: Any = strength(0.01)
+    delta: Any = number(1.0, above=0.0)
 
-    _penalty, _prox, _takes_steps = penalties.huber, prox.huber, True
+    _penalty, _prox, has_metric_prox = penalties.huber, prox.huber, True
 
 
-class MCP(WithProx):
-    """factor · the minimax concave penalty, which leaves weights beyond γλ alone: `jaxreg.penalties.mcp`.
+@public
+class MCP(Shipped):
+    """The minimax concave penalty, factor · the sum of λ|x| − x²/(2γ) where |x| ≤ γλ, and of γλ²/2 beyond.
+
+    It pushes small weights as λ · L1 does, and weights beyond γλ not at all. Use it for sparse weights without the
+    shrinkage that L1 gives to large ones. It is not convex, so the result depends on the start.
+
+    Shapes and dtypes are those of `L1`. The gradient is factor · sign(x)(λ − |x|/γ)₊, and 0 at 0. The prox is firm
+    thresholding. It is not for Adam's metric: where the penalty is flat, Adam's second moment goes to 0, and the step
+    of the prox to infinity.
 
     Args:
       factor: the strength, a number >= 0 or an array.
       lam: the slope λ at 0, a number >= 0 or an array.
       gamma: how far the concave part reaches, in units of λ, a number > 0 or an array.
 
+    Raises:
+      TypeError, ValueError: `factor` or `lam` is not a finite number >= 0, or `gamma` is not one > 0.
+
     >>> float(jaxreg.MCP(2.0, gamma=2.0)(jnp.array([1.0, -5.0, 0.0])))
     3.5
 
-    Source: Zhang, Nearly unbiased variable selection under minimax concave penalty, 2010.
+    Source: Zhang, Nearly unbiased variable selection under minimax concave penalty, 2010; Gao and Bruce, WaveShrink
+    with firm shrinkage, 1997, for the prox.
     """
 
-    lam: Any = shape(1.0)
-    gamma: Any = shape(3.0, above=0.0)
+    factor: Any = strength(0.01)
+    lam: Any = number(1.0)
+    gamma: Any = number(3.0, above=0.0)
 
-    # Flat beyond γλ, where Adam's D becomes 0 and a step for each weight too long.
     _penalty, _prox = penalties.mcp, prox.mcp
 
 
-class SCAD(WithProx):
-    """factor · smoothly clipped absolute deviation, constant beyond aλ: `jaxreg.penalties.scad`.
+@public
+class SCAD(Shipped):
+    """Smoothly clipped absolute deviation, factor · the sum of λ|x| up to λ, a parabola up to aλ, λ²(a + 1)/2 beyond.
+
+    It has the uses of `MCP`, with a full push up to λ. It is not convex, so the result depends on the start.
+
+    Shapes and dtypes are those of `L1`. The gradient is factor · sign(x) times λ up to λ, (aλ − |x|)/(a − 1) up to aλ
+    and 0 beyond. It is 0 at 0. The prox is not for Adam's metric, for the reason given in `MCP`.
 
     Args:
       factor: the strength, a number >= 0 or an array.
       lam: the slope λ at 0, a number >= 0 or an array.
       a: where the penalty becomes constant, in units of λ, a number > 1 or an array.
+
+    Raises:
+      TypeError, ValueError: `factor` or `lam` is not a finite number >= 0, or `a` is not one > 1.
 
     >>> float(jaxreg.SCAD(2.0, a=3.0)(jnp.array([1.0, -5.0, 0.0])))
     6.0
@@ -199,26 +265,38 @@ class SCAD(WithProx):
     Source: Fan and Li, Variable selection via nonconcave penalized likelihood and its oracle properties, 2001.
     """
 
-    lam: Any = shape(1.0)
-    a: Any = shape(3.7, above=1.0)
+    factor: Any = strength(0.01)
+    lam: Any = number(1.0)
+    a: Any = number(3.7, above=1.0)
 
-    # Flat beyond aλ, as MCP is.
     _penalty, _prox = penalties.scad, prox.scad
 
 
-class LogSum(WithProx):
-    """factor · Σ log(1 + |x|/ε), not convex: `jaxreg.penalties.log_sum`.
+@public
+class LogSum(Shipped):
+    """The log-sum penalty, factor · Σ log(1 + |x|/ε).
+
+    The smaller ε is, the nearer it comes to a count of the weights that are not zero. Use it for sparser weights than
+    L1 gives. It is not convex, so the result depends on the start.
+
+    Shapes and dtypes are those of `L1`. The gradient is factor · sign(x)/(ε + |x|), and 0 at 0. The prox takes the
+    better of 0 and a root of a quadratic equation.
 
     Args:
       factor: the strength, a number >= 0 or an array.
-      epsilon: a number > 0 or an array; the smaller, the nearer to a count of the nonzero weights.
+      epsilon: ε, a number > 0 or an array, in the unit of the weights.
+
+    Raises:
+      TypeError, ValueError: `factor` is not a finite number >= 0, or `epsilon` is not one > 0.
 
     >>> print(f"{jaxreg.LogSum(0.5)(jnp.array([1.0, -3.0, 0.0])):.4f}")
     1.0397
 
-    Source: Candès, Wakin and Boyd, Enhancing sparsity by reweighted ℓ1 minimization, 2008.
+    Source: Candès, Wakin and Boyd, Enhancing sparsity by reweighted ℓ1 minimization, 2008; Prater-Bennette, Shen and
+    Tripp, The proximity operator of the log-sum penalty, 2022, for the prox.
     """
 
-    epsilon: Any = shape(1.0, above=0.0)
+    factor: Any = strength(0.01)
+    epsilon: Any = number(1.0, above=0.0)
 
-    _penalty, _prox, _takes_steps = penalties.log_sum, prox.log_sum, True
+    _penalty, _prox, has_metric_prox = penalties.log_sum, prox.log_sum, True

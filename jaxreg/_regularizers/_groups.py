@@ -4,24 +4,35 @@ from typing import Any
 
 from jaxreg import penalties, prox
 from jaxreg._matrix import Axes
-from jaxreg._regularizers._strengths import WithProx, choice, shape
+from jaxreg._names import public
+from jaxreg._regularizers._shipped import Shipped, axes, number, static, strength
 
 
-class GroupLasso(WithProx):
-    """factor · Σ_g ‖x_g‖, each index along `group_axis` being one group: `jaxreg.penalties.group_lasso`.
+@public
+class GroupLasso(Shipped):
+    """The group lasso penalty, factor · Σ_g ‖x_g‖. Each index along `group_axis` is one group.
 
-    Whole groups become zero under `jaxreg.proximal`: units of a Dense kernel or filters of a convolution by default.
+    Under `jaxreg.proximal` whole groups become exactly zero. Use it to remove units of a Dense kernel `(in, out)` or
+    filters of a convolution `HWIO`, which are the default groups. Before a normalization layer it only rescales what
+    the normalization undoes: penalize the scale of that layer instead.
+
+    The array has a rank >= 1 and a real floating-point dtype. The penalty is a scalar in at least float32, and the
+    gradient and the prox have the dtype of the array. The gradient of a group is factor · x_g/‖x_g‖, and 0 at a group
+    of zeros. The prox with step η sets groups with a norm up to η · factor to zero, and shortens the others by that
+    much.
 
     Args:
       factor: the strength, a number >= 0 or an array.
-      group_axis: the axis or axes whose indices count groups; a norm runs over all the others. Of an Equinox kernel
-        `(out, in)` the units are 0.
-      batch_axis: further axes that count groups, such as layers stacked by `nn.scan`.
-      size_weighted: whether each norm is multiplied by √(weights in a group).
+      group_axis: the axis or axes whose indices count groups. A norm runs over all the other axes. `-2` are the input
+        channels of a convolution, `0` the units of an Equinox kernel `(out, in)`, and `(0, 1)` the dimensions of each
+        head in `(heads, head_dim, out)`.
+      batch_axis: further axes that count groups, such as that of layers stacked by `nn.scan`.
+      size_weighted: whether each norm is multiplied by √(weights in a group), so that groups of arrays of several
+        shapes are penalized alike.
 
     Raises:
-      TypeError: an axis is not an int, or `size_weighted` not a bool.
-      ValueError: when called, an axis is out of range or named twice.
+      TypeError: `factor` is not a number, an axis is not an int, or `size_weighted` is not a bool.
+      ValueError: `factor` is negative or not finite. When called: an axis is out of range or named twice.
 
     >>> kernel = jnp.array([[3.0, 0.3], [4.0, 0.4]])
     >>> float(jaxreg.GroupLasso(2.0)(kernel))
@@ -33,15 +44,23 @@ class GroupLasso(WithProx):
     Source: Yuan and Lin, Model selection and estimation in regression with grouped variables, 2006.
     """
 
-    group_axis: Axes = choice(-1, kw_only=False, axes=True)
-    batch_axis: Axes = choice((), axes=True)
-    size_weighted: bool = choice(False)
+    factor: Any = strength(0.01)
+    group_axis: Axes = axes(-1, kw_only=False)
+    batch_axis: Axes = axes(())
+    size_weighted: bool = static(False)
 
-    _penalty, _prox, _takes_steps = penalties.group_lasso, prox.group_lasso, True
+    _penalty, _prox, has_metric_prox = penalties.group_lasso, prox.group_lasso, True
 
 
-class SparseGroupLasso(WithProx):
-    """factor · (l1 · Σ|x| + group · Σ_g ‖x_g‖): `jaxreg.penalties.sparse_group_lasso`.
+@public
+class SparseGroupLasso(Shipped):
+    """The sparse group lasso, factor · (l1 · Σ|x| + group · Σ_g ‖x_g‖).
+
+    Under `jaxreg.proximal` it makes whole groups zero, and single weights zero in the groups that are left. Use it
+    where units are to be removed and the remaining ones to be sparse.
+
+    Shapes and dtypes are those of `GroupLasso`. The gradient is the sum of those of `L1` and `GroupLasso`, and 0 at
+    zero weights and at groups of zeros. The prox is that of `L1`, then that of `GroupLasso`.
 
     Args:
       factor: the strength of the whole, a number >= 0 or an array.
@@ -50,7 +69,7 @@ class SparseGroupLasso(WithProx):
       group: the weight of Σ_g ‖x_g‖, a number >= 0 or an array.
 
     Raises:
-      TypeError, ValueError: as `GroupLasso` does.
+      TypeError, ValueError: as `GroupLasso` does, for `l1` and `group` too.
 
     >>> float(jaxreg.SparseGroupLasso(2.0, l1=0.5)(jnp.array([[3.0, 0.0], [4.0, 0.0]])))
     17.0
@@ -58,25 +77,11 @@ class SparseGroupLasso(WithProx):
     Source: Simon, Friedman, Hastie and Tibshirani, A sparse-group lasso, 2013.
     """
 
-    group_axis: Axes = choice(-1, kw_only=False, axes=True)
-    l1: Any = shape(1.0)
-    group: Any = shape(1.0)
-    batch_axis: Axes = choice((), axes=True)
-    size_weighted: bool = choice(False)
+    factor: Any = strength(0.01)
+    group_axis: Axes = axes(-1, kw_only=False)
+    l1: Any = number(1.0)
+    group: Any = number(1.0)
+    batch_axis: Axes = axes(())
+    size_weighted: bool = static(False)
 
-    _penalty, _prox, _takes_steps = penalties.sparse_group_lasso, prox.sparse_group_lasso, True
-
-
-class LInf(WithProx):
-    """factor · max|x|, which cuts the largest weights down to one level: `jaxreg.penalties.linf`.
-
-    Args:
-      factor: the strength, a number >= 0 or an array.
-
-    >>> float(jaxreg.LInf(0.5)(jnp.array([1.0, -2.0, 0.0])))
-    1.0
-
-    Source: Parikh and Boyd, Proximal algorithms, 2014.
-    """
-
-    _penalty, _prox = penalties.linf, prox.linf
+    _penalty, _prox, has_metric_prox = penalties.sparse_group_lasso, prox.sparse_group_lasso, True

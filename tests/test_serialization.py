@@ -10,6 +10,12 @@ from cases import Cube, half_sum_of_squares
 
 import jaxreg
 
+SHIPPED = [
+    value
+    for value in vars(jaxreg).values()
+    if isinstance(value, type) and issubclass(value, jaxreg.Regularizer) and value is not jaxreg.Regularizer
+]
+
 
 @pytest.mark.parametrize(
     ("identifier", "expected"),
@@ -83,16 +89,40 @@ def test_the_functions_of_penalties_need_no_custom_objects():
     assert jaxreg.deserialize(json.loads(json.dumps(jaxreg.serialize(made)))) == made
 
 
-def test_a_subclass_of_l1l2_is_never_a_silent_zero():
-    class Mine(jaxreg.L1L2):
-        pass
+def test_names_are_derived_and_each_class_has_its_own():
+    for cls in SHIPPED:
+        assert type(jaxreg.get(cls.__name__)) is cls
+        assert type(jaxreg.get(cls)) is cls
+        assert jaxreg.get(cls) == jaxreg.get(cls.__name__)
+    with_a_class = [name for name in jaxreg.penalties.__all__ if _is_known(name)]
+    assert {type(jaxreg.get(name)) for name in with_a_class} == set(SHIPPED)
+    assert len(with_a_class) == len(SHIPPED)
 
-    assert jaxreg.get(Mine) == Mine(0.01, 0.01)
+
+def _is_known(name):
+    try:
+        return jaxreg.get(name) is not None
+    except ValueError:
+        return False
+
+
+def test_a_users_own_name_comes_before_a_built_in_one():
+    class Mine(jaxreg.Regularizer):
+        l2: float = 7.0
+
+    for name in ("l2", "L2", "group_lasso"):
+        assert type(jaxreg.deserialize(name, {name: Mine})) is Mine
+        assert type(jaxreg.deserialize({"class_name": name, "config": {}}, {name: Mine})) is Mine
 
 
 @pytest.mark.parametrize(
     "origin",
-    [{"module": "pkg"}, {"registered_name": "pkg>L2"}, {"module": "pkg", "registered_name": "pkg>L2"}],
+    [
+        {"module": "pkg"},
+        {"module": "keras_hub.regularizers"},
+        {"registered_name": "pkg>L2"},
+        {"module": "pkg", "registered_name": "pkg>L2"},
+    ],
     ids=str,
 )
 def test_what_is_not_of_keras_or_jaxreg_is_not_built_in(origin):
@@ -106,7 +136,7 @@ def test_a_users_class_does_not_become_a_built_in_one():
 
     config = jaxreg.serialize(L2())
     assert config["registered_name"] == "L2"
-    with pytest.raises(ValueError, match="unknown regularizer 'L2' of module 'test_config'"):
+    with pytest.raises(ValueError, match="unknown regularizer 'L2' of module 'test_serialization'"):
         jaxreg.deserialize(config)
     assert type(jaxreg.deserialize(config, {"L2": L2})) is L2
 
@@ -121,6 +151,8 @@ ERRORS = [
     (lambda: jaxreg.deserialize({"class_name": "L9", "config": {}}), ValueError, "unknown regularizer 'L9'"),
     (lambda: jaxreg.deserialize({"class_name": "L2", "config": 3}), TypeError, "`config` of 'L2' must be a dict"),
     (lambda: jaxreg.deserialize({"class_name": "L2", "config": {"l1": 3}}), TypeError, "unexpected keyword.*'l1'"),
+    (lambda: jaxreg.get({"class_name": ["L2"], "config": {}}), TypeError, r"`class_name` in a config must be .*list"),
+    (lambda: jaxreg.get({"class_name": 3}), TypeError, r"`class_name` in a config must be a name, got int 3"),
     (lambda: jaxreg.serialize(lambda x: x), TypeError, "a function with a name to find it by, got <lambda>"),
     (lambda: jaxreg.serialize("l2"), TypeError, "expected a regularizer or a function with a name"),
     (lambda: jaxreg.L2(jnp.ones(3)).get_config(), TypeError, r"`L2.l2` is stacked.*got float32\[3\].*jax.tree.map"),

@@ -1,0 +1,125 @@
+"""Checks of arguments, and the words for what an error got.
+
+Python and NumPy numbers are checked by value. The values of jax arrays are never inspected, because they may be traced.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def describe(x: Any) -> str:
+    """Returns what an error says it got: `float32[3,4]` for an array, else the type and the value."""
+    if hasattr(x, "dtype") and hasattr(x, "shape"):
+        return f"{x.dtype}[{','.join(map(str, x.shape))}]"
+    if x is None:
+        return "None"
+    shown = isinstance(x, str | bool | int | float | complex | np.generic | type)
+    return f"{type(x).__name__} {x!r}" if shown else type(x).__name__
+
+
+def brief(value: Any) -> str:
+    """Returns how a repr shows a value: its number or name where it has one, else its dtype and shape."""
+    if isinstance(value, jax.core.Tracer):
+        return f"traced {describe(value)}"
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        return f"{float(value):.6g}" if value.ndim == 0 else describe(value)
+    text = repr(value)
+    return getattr(value, "__name__", type(value).__name__) if text.startswith("<") else text
+
+
+def is_inexact_array(x: Any) -> bool:
+    """Returns whether `x` has a shape and a floating-point dtype, real or complex."""
+    dtype = getattr(x, "dtype", None)
+    return dtype is not None and hasattr(x, "shape") and jnp.issubdtype(dtype, jnp.inexact)
+
+
+def is_float_array(x: Any) -> bool:
+    """Returns whether `x` has a shape and a real floating-point dtype. A `jax.ShapeDtypeStruct` may have both."""
+    return is_inexact_array(x) and jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def as_real(value: Any, *, name: str) -> jax.Array:
+    """Returns a number, or an array of numbers, that is neither complex nor a bool, as an array."""
+    if isinstance(value, jax.Array | np.ndarray | np.generic | int | float) and not isinstance(value, bool):
+        value = jnp.asarray(value)
+        if jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer):
+            return value
+    raise TypeError(f"`{name}` must be a real number, got {describe(value)}")
+
+
+def checked_number(value: Any, *, name: str, unset: float | None = None, above: float | None = None) -> Any:
+    """Returns `value` for a constructor: Python and NumPy numbers must be finite and >= 0, jax arrays are kept.
+
+    An int becomes a float, and None becomes `unset` where that is given. With `above`, numbers must be greater than it.
+    """
+    if value is None and unset is not None:
+        return unset
+    if isinstance(value, jax.Array):
+        return as_real(value, name=name)
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating | np.ndarray):
+        raise TypeError(f"`{name}` must be a number, got {describe(value)}")
+    if np.asarray(value).dtype.kind not in "iuf":
+        raise TypeError(f"`{name}` must hold numbers, got {describe(value)}")
+    in_range = np.asarray(value) >= 0 if above is None else np.asarray(value) > above
+    if not np.all(np.isfinite(value) & in_range):
+        raise ValueError(f"`{name}` must be finite and {'>= 0' if above is None else f'> {above:g}'}, got {value!r}")
+    if isinstance(value, np.ndarray):
+        return value if value.dtype.kind == "f" else value.astype(np.float64)
+    return float(value) if isinstance(value, int | np.integer) else value
+
+
+def checked_scalar(value: Any, *, name: str, above: float | None = None) -> Any:
+    """Returns what `checked_number` returns, which must be a single number."""
+    value = checked_number(value, name=name, above=above)
+    check_single(value, name=name)
+    return value
+
+
+def check_single(value: Any, *, name: str) -> None:
+    """Raises an error for an array of several numbers."""
+    if np.ndim(value):
+        raise ValueError(f"`{name}` must be a scalar, got {describe(value)}")
+
+
+def check_bool(value: Any, *, name: str) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"`{name}` must be a bool, got {describe(value)}")
+
+
+def check_key(key: Any) -> None:
+    if key is not None and not jnp.issubdtype(getattr(key, "dtype", np.object_), jax.dtypes.prng_key):
+        raise TypeError(f"`key` must be a key from `jax.random.key`, got {describe(key)}")
+
+
+def option(value: Any, x: jax.Array, *, name: str, above: float | None = None) -> jax.Array:
+    """Returns an option of a penalty of `x` as a scalar in the dtype of `x`. Python and NumPy numbers are checked."""
+    value = as_real(checked_number(value, name=name, above=above), name=name)
+    if value.ndim:
+        raise ValueError(f"`{name}` must be a scalar, got {describe(value)}; map over several with `jax.vmap`")
+    return value.astype(x.dtype)
+
+
+def array_option(value: Any, x: jax.Array, *, name: str, or_number: bool = False) -> jax.Array:
+    """Returns an option of the shape of `x` in the dtype of `x`, or a scalar where `or_number` allows it."""
+    if or_number and not np.shape(value):
+        return option(value, x, name=name)
+    value = as_real(checked_number(value, name=name) if or_number else value, name=name)
+    if value.shape != x.shape:
+        other = "a number or " if or_number else ""
+        raise ValueError(f"`{name}` must be {other}an array of the shape of `x`, {x.shape}, got {describe(value)}")
+    return value.astype(x.dtype)
+
+
+def checked_step(step: Any, x: jax.Array, *, for_each: bool = True) -> jax.Array:
+    """Returns the step of a prox of `x` in the dtype of `x`.
+
+    It is a scalar, or an array of the shape of `x` where `for_each` allows it.
+    """
+    step = as_real(checked_number(step, name="step"), name="step")
+    if step.ndim and not (for_each and step.shape == x.shape):
+        other = f" or an array of the shape of `x`, {x.shape}" if for_each else ", since the weights are not separate"
+        raise ValueError(f"`step` must be a scalar{other}; got {describe(step)}")
+    return step.astype(x.dtype)

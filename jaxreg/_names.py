@@ -1,0 +1,24 @@
+"""Lists of public names, made where the names are defined."""
+
+import sys
+from typing import TypeVar
+
+_T = TypeVar("_T")
+
+
+def public(obj: _T) -> _T:
+    """Adds a function or a class to the `__all__` of its module, as a decorator.
+
+    A package takes the marked names by `from module import *`. Type checkers see no `__all__` then, and take every name
+    that does not begin with `_`, which are the same ones after an import.
+    """
+    # A function under `jax.custom_jvp` is an object with the name and the module of the function.
+    names = vars(sys.modules[obj.__module__]).setdefault("__all__", [])
+    names.append(obj.__name__)  # type: ignore[attr-defined]
+    return obj
+
+
+def list_names(package: str) -> None:
+    """Sets the `__all__` of a package to all its names that do not begin with `_`, sorted."""
+    namespace = vars(sys.modules[package])
+    namespace["__all__"] = sorted(name for name in namespace if not name.startswith("_"))

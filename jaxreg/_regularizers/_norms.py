@@ -1,0 +1,112 @@
+"""Regularizers that are norms of a whole array, of its weights or of the singular values of its matrices."""
+
+from typing import Any
+
+from jaxreg import penalties, prox
+from jaxreg._matrix import Axes
+from jaxreg._names import public
+from jaxreg._regularizers._shipped import Shipped, axes, strength
+
+
+@public
+class LInf(Shipped):
+    """The largest magnitude, factor · max|x|.
+
+    It pushes only the largest weights. Under `jaxreg.proximal` they are cut down to one level. Use it to bound the
+    range of weights, such as before quantization.
+
+    The array has any shape and a real floating-point dtype. The penalty is a scalar in at least float32, and the
+    gradient and the prox have the dtype of the array. The gradient is factor · sign(x) at the largest weight, in equal
+    parts where several are the largest, and 0 at a zero array. The penalty of an empty array is 0. The prox is x minus
+    its projection on the l1 ball of radius step · factor.
+
+    Args:
+      factor: the strength, a number >= 0 or an array.
+
+    Raises:
+      TypeError, ValueError: `factor` is not a finite number >= 0.
+
+    >>> float(jaxreg.LInf(0.5)(jnp.array([1.0, -2.0, 0.0])))
+    1.0
+    >>> jaxreg.LInf(2.0).prox(jnp.array([3.0, -0.5, -2.0]), 1.0)
+    Array([ 1.5, -0.5, -1.5], dtype=float32)
+
+    Source: Parikh and Boyd, Proximal algorithms, 2014; Duchi et al., Efficient projections onto the l1-ball for
+    learning in high dimensions, 2008, for the prox.
+    """
+
+    factor: Any = strength(0.01)
+
+    _penalty, _prox = penalties.linf, prox.linf
+
+
+@public
+class Nuclear(Shipped):
+    """The nuclear norm, factor · Σσ: the sum of the singular values of a matrix.
+
+    Under `jaxreg.proximal` it makes singular values zero, so the rank becomes low. Use it to find a low-rank kernel or
+    update. It takes a singular value decomposition at each step.
+
+    A kernel of any rank >= 2 is seen as a matrix: `out_axis` are its columns, `batch_axis` counts independent matrices,
+    whose norms add up, and all the other axes are its rows. The penalty is a scalar in at least float32, and the
+    gradient and the prox have the dtype of the array. The gradient is factor · UVᵀ over the singular values that are
+    not zero to rounding, so 0 at a zero matrix. The prox with step η lowers every singular value by η · factor, down to
+    0.
+
+    Args:
+      factor: the strength, a number >= 0 or an array.
+      out_axis: the axis or axes that are the columns.
+      batch_axis: the axis or axes that count independent matrices.
+
+    Raises:
+      TypeError: `factor` is not a number, or an axis is not an int.
+      ValueError: `factor` is negative or not finite. When called: the rank is below 2, an axis is out of range or named
+        twice, or no axis is left for the rows.
+
+    >>> print(f"{jaxreg.Nuclear(0.5)(jnp.diag(jnp.array([3.0, -4.0]))):.4f}")
+    3.5000
+    >>> print(jaxreg.Nuclear(0.5).prox(jnp.diag(jnp.array([3.0, 0.5])), 2.0).round(4))
+    [[2. 0.]
+     [0. 0.]]
+
+    Source: Fazel, Matrix rank minimization with applications, 2002; Cai, Candès and Shen, A singular value thresholding
+    algorithm for matrix completion, 2010, for the prox.
+    """
+
+    factor: Any = strength(0.01)
+    out_axis: Axes = axes(-1)
+    batch_axis: Axes = axes(())
+
+    _penalty, _prox = penalties.nuclear, prox.nuclear
+
+
+@public
+class Spectral(Shipped):
+    """The spectral norm, factor · σ₁: the largest singular value of a matrix.
+
+    It bounds how much a layer can stretch its input. Use it for smoother networks and a smaller Lipschitz constant. It
+    takes a singular value decomposition at each step.
+
+    The matrix view, shapes and dtypes are those of `Nuclear`. The gradient is factor · u₁v₁ᵀ, or the mean of these
+    where several singular values are the largest, and 0 at a zero matrix. The prox cuts the largest singular values
+    down to one level, as that of `LInf` cuts weights.
+
+    Args:
+      factor: the strength, a number >= 0 or an array.
+      out_axis: the axis or axes that are the columns.
+      batch_axis: the axis or axes that count independent matrices, whose norms add up.
+
+    Raises:
+      TypeError, ValueError: as `Nuclear` does.
+
+    >>> print(f"{jaxreg.Spectral(0.5)(jnp.diag(jnp.array([3.0, -4.0]))):.4f}")
+    2.0000
+
+    Source: Yoshida and Miyato, Spectral norm regularization for improving the generalizability of deep learning, 2017.
+    """
+
+    factor: Any = strength(0.01)
+    out_axis: Axes = axes(-1)
+    batch_axis: Axes = axes(())
+
+    _penalty, _prox = penalties.spectral, prox.spectral

@@ -1,0 +1,77 @@
+"""The parts that every transform has: updates beside their parameters, the tracked penalty, and the random key."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.tree_util import keystr, tree_flatten_with_path
+
+from jaxreg._checks import describe, is_float_array
+from jaxreg._paths import is_masked, leaves_with_paths
+
+
+class Pairs(NamedTuple):
+    """The leaves of updates beside those of the parameters, in one order.
+
+    None and `MaskedNode` are leaves too, and so is everything that is not an array. `chosen` are the indices at which
+    both leaves are real floating-point arrays. A transform changes these updates alone.
+    """
+
+    treedef: Any
+    updates: list[Any]
+    params: list[Any]
+    chosen: list[int]
+
+    @classmethod
+    def of(cls, updates: optax.Updates, params: optax.Params | None) -> "Pairs":
+        if params is None:
+            raise ValueError("`params` must be given to `update`: tx.update(grads, state, params), got None")
+        treedef: Any
+        located, treedef = tree_flatten_with_path(updates, is_leaf=lambda leaf: leaf is None or is_masked(leaf))
+        try:
+            param_leaves = treedef.flatten_up_to(params)
+        except ValueError as error:
+            raise ValueError(f"`updates` and `params` must have the same structure: {error}") from error
+        chosen = []
+        for i, ((path, update), param) in enumerate(zip(located, param_leaves, strict=True)):
+            if is_float_array(update) and is_float_array(param):
+                chosen.append(i)
+                if update.shape != param.shape:
+                    raise ValueError(
+                        f"`updates` must have the shapes of `params`, got {describe(update)} for {describe(param)} "
+                        f"at `{keystr(path, simple=True, separator='/')}`"
+                    )
+        return cls(treedef, [leaf for _, leaf in located], param_leaves, chosen)
+
+    def paths(self) -> list[str]:
+        """Returns the path of each leaf as rules see it, without the attribute of a box."""
+        numbered = self.treedef.unflatten(range(len(self.updates)))
+        return [path for path, _ in leaves_with_paths(numbered)]
+
+    def is_frozen(self, i: int) -> bool:
+        """Returns whether an update is None or masked, so that its parameter stays where it is."""
+        return self.updates[i] is None or is_masked(self.updates[i])
+
+    def rebuilt(self, changed: Mapping[int, Any]) -> Any:
+        """Returns the tree of updates, with some leaves replaced."""
+        return self.treedef.unflatten([changed.get(i, update) for i, update in enumerate(self.updates)])
+
+
+def first_penalty(track: bool) -> jax.Array | None:
+    """Returns the penalty in a state before the first update."""
+    return jnp.zeros((), jnp.float32) if track else None
+
+
+def first_key(key: jax.Array | None) -> jax.Array | None:
+    """Returns the data of a key for a state. It is a copy, because a state may be donated."""
+    return None if key is None else jnp.array(jax.random.key_data(key))
+
+
+def split_key(key: jax.Array | None, data: jax.Array | None) -> tuple[jax.Array | None, jax.Array | None]:
+    """Returns a key to use, of the kind of `key`, and the data of another one for the next state."""
+    if key is None or data is None:
+        return None, None
+    kept, used = jax.random.split(jax.random.wrap_key_data(data, impl=jax.random.key_impl(key)))
+    return used, jax.random.key_data(kept)

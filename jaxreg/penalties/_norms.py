@@ -1,0 +1,48 @@
+"""Norms of a whole array, of its weights or of the singular values of its matrices."""
+
+import jax
+from jax.typing import ArrayLike
+
+from jaxreg._matrix import Axes, as_matrices
+from jaxreg._names import public
+from jaxreg._numerics import as_wide, largest, magnitude, sum_of
+from jaxreg._singular import nuclear_norm, spectral_norm
+
+
+@public
+def linf(x: ArrayLike) -> jax.Array:
+    """Returns the largest magnitude, max|x|, and 0 for an empty array.
+
+    The gradient is sign(x) at the largest weight, in equal parts where several are. It is 0 at a zero array. See
+    `jaxreg.LInf`.
+
+    >>> float(jaxreg.penalties.linf(jnp.array([1.0, -2.0, 0.0])))
+    2.0
+    """
+    return largest(magnitude(as_wide(x)))
+
+
+@public
+def nuclear(x: ArrayLike, *, out_axis: Axes = -1, batch_axis: Axes = ()) -> jax.Array:
+    """Returns the sum of the singular values of a matrix, Σσ_i, added up over independent matrices.
+
+    The gradient is UVᵀ over the singular values that are not zero to rounding, so 0 at a zero matrix. See
+    `jaxreg.Nuclear`.
+
+    >>> print(f"{jaxreg.penalties.nuclear(jnp.diag(jnp.array([3.0, -4.0]))):.4f}")
+    7.0000
+    """
+    return sum_of(jax.vmap(nuclear_norm)(as_matrices(as_wide(x), out_axis=out_axis, batch_axis=batch_axis)))
+
+
+@public
+def spectral(x: ArrayLike, *, out_axis: Axes = -1, batch_axis: Axes = ()) -> jax.Array:
+    """Returns the largest singular value of a matrix, σ₁ = max ‖xv‖/‖v‖, added up over independent matrices.
+
+    The gradient is u₁v₁ᵀ, or the mean of these where several singular values are the largest. It is 0 at a zero matrix.
+    See `jaxreg.Spectral`.
+
+    >>> print(f"{jaxreg.penalties.spectral(jnp.diag(jnp.array([3.0, -4.0]))):.4f}")
+    4.0000
+    """
+    return sum_of(jax.vmap(spectral_norm)(as_matrices(as_wide(x), out_axis=out_axis, batch_axis=batch_axis)))
