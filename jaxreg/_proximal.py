@@ -74,9 +74,9 @@ def proximal(
       and reaches the minimum of loss plus penalty. Under Adam it is decoupled, as AdamW's decay is, and solves another
       problem: Adam brings gradients to a size of about 1, and strengths are relative to that.
     - `metric="adam"`: p' = argmin_y ½Σ D(y − (p + u))² + η·rules(y) with Adam's own D = √v̂ + eps. A weight is at rest
-      where the gradient of loss plus penalty is 0, so Adam then minimizes loss plus penalty, as SGD does. It takes L1,
-      L2, L1L2 and their sums and multiples, GroupLasso, SparseGroupLasso, Huber, LHalf and LogSum. It refuses MCP, SCAD
-      and L0, whose flat parts let D go to 0, and LInf, Nuclear and Spectral, whose prox takes a single step.
+      where the gradient of loss plus penalty is 0, so Adam then minimizes loss plus penalty, as SGD does. It takes
+      regularizers whose `has_metric_prox` is true, such as L1 and GroupLasso. It refuses penalties with flat parts,
+      such as MCP and L0, because D goes to 0 there, and those whose prox takes a single step, such as Nuclear.
 
     D is read from the one `optax.ScaleByAdamState` in the state of `inner`, wherever it is. No state shows another
     scale of the updates between Adam and the learning rate, so there must be none, as there is in `optax.lamb`,
