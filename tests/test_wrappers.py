@@ -228,7 +228,9 @@ WRAPPERS = {
     "masked, a prefix": Wrapper(
         lambda row: optax.masked(make(row), {"hidden": True, "head": False}), hidden_alone(-1.0)
     ),
-    "partition": Wrapper(lambda row: optax.partition({"ours": make(row), "other": MOMENTUM_FREE}, LABELS), hidden_alone(0.5)),
+    "partition": Wrapper(
+        lambda row: optax.partition({"ours": make(row), "other": MOMENTUM_FREE}, LABELS), hidden_alone(0.5)
+    ),
     "partition, a prefix": Wrapper(
         lambda row: optax.partition(
             {"ours": make(row), "other": optax.set_to_zero()}, {"hidden": "ours", "head": "other"}
@@ -285,7 +287,10 @@ def test_eager_is_jitted(row):
 @every_transform
 def test_rules_apart_are_rules_together(row):
     """Each set of rules has its own penalty in the state, which must be asked for with its path."""
-    kernels, biases = Rules((r"hidden/kernel$", L1L2(*STRENGTHS["kernel"]))), Rules((r"bias$", L1(STRENGTHS["bias"][0])))
+    kernels, biases = (
+        Rules((r"hidden/kernel$", L1L2(*STRENGTHS["kernel"]))),
+        Rules((r"bias$", L1(STRENGTHS["bias"][0]))),
+    )
     tx, reference = row.make(RATE, kernels, biases), Reference(row)
     params, expected = nested(PARAMS), PARAMS
     state, step = tx.init(params), stepper(tx)
@@ -604,7 +609,9 @@ def test_every_pair_of_dtypes(row):
     updates, state = jax.jit(tx.update)(gradients, tx.init(params), params)
     plain = jax.eval_shape(without.update, gradients, without.init(params), params)[0]
     if row.widens:
-        penalized = jax.tree.map(lambda u, p: jax.ShapeDtypeStruct(u.shape, jnp.promote_types(u.dtype, p.dtype)), plain, params)
+        penalized = jax.tree.map(
+            lambda u, p: jax.ShapeDtypeStruct(u.shape, jnp.promote_types(u.dtype, p.dtype)), plain, params
+        )
         plain = {name: {"hidden": penalized[name]["hidden"], "head": plain[name]["head"]} for name in NAMED}
     chex.assert_trees_all_equal_shapes_and_dtypes(updates, plain)
     new = optax.apply_updates(params, updates)
@@ -617,7 +624,8 @@ def test_every_pair_of_dtypes(row):
         narrow = {"rtol": 2e-2, "atol": 4e-2}
         assert_close(flat(new[name]), expected, **({} if name == "float32 float32" else narrow))
         zeros = np.concatenate([(x == 0).ravel() for path, x in flat(new[name]).items() if "hidden" in path])
-        assert row.zeros == (0 < zeros.sum() < zeros.size), name
+        assert row.zeros == (zeros.mean() > 0.05), name  # without a prox, narrow dtypes meet zero by chance
+        assert not zeros.all()
     assert state_of(row, state).penalty.dtype == jnp.float32
     np.testing.assert_allclose(penalty(state), total, rtol=1e-5)
 
@@ -640,33 +648,40 @@ def test_float64(row):
 # Devices.
 
 LARGE = Rules((r"kernel$", L1L2(2.0, 0.2)), (r"units$", GroupLasso(2.0)))
-LARGE_PARAMS = {"kernel": numbers(0, (16, 8))["hidden/kernel"], "units": numbers(1, (16, 8))["hidden/kernel"]}
-LARGE_GRADIENTS = {"kernel": numbers(2, (16, 8))["hidden/kernel"], "units": numbers(3, (16, 8))["hidden/kernel"]}
+LARGE_PARAMS = {name: numbers(seed, (16, 8))["hidden/kernel"] for seed, name in enumerate(("kernel", "units"))}
+LARGE_GRADIENTS = {name: numbers(seed, (16, 8))["hidden/kernel"] for seed, name in enumerate(("kernel", "units"), 2)}
+SHARDED = {"rows": PartitionSpec("d"), "columns": PartitionSpec(None, "d")}
+
+
+def for_each_sharding(values):
+    return dict.fromkeys(SHARDED, nested(values))
 
 
 @functools.cache
 def on_one_device(row):
-    tx, params = row.make(RATE, LARGE), nested(LARGE_PARAMS)
-    return jax.jit(tx.update)(nested(LARGE_GRADIENTS), tx.init(params), params)
+    tx, params = row.make(RATE, LARGE), for_each_sharding(LARGE_PARAMS)
+    return jax.jit(tx.update)(for_each_sharding(LARGE_GRADIENTS), tx.init(params), params)
 
 
 @every_transform
-@pytest.mark.parametrize("spec", [PartitionSpec("d"), PartitionSpec(None, "d")], ids=["rows", "columns"])
 @pytest.mark.parametrize("axis_type", [AxisType.Explicit, AxisType.Auto], ids=["explicit", "auto"])
-def test_sharded_parameters_keep_their_sharding(axis_type, spec, row):
+def test_sharded_parameters_keep_their_sharding(axis_type, row):
     mesh = jax.make_mesh((8,), ("d",), axis_types=(axis_type,))
-    expected, expected_state = on_one_device(row)
-    tx, sharding = row.make(RATE, LARGE), NamedSharding(mesh, spec)
+    tx, shardings = row.make(RATE, LARGE), {name: NamedSharding(mesh, spec) for name, spec in SHARDED.items()}
     with jax.set_mesh(mesh):
-        params, gradients = (jax.device_put(nested(x), sharding) for x in (LARGE_PARAMS, LARGE_GRADIENTS))
+        params, gradients = (
+            {name: jax.device_put(nested(values), sharding) for name, sharding in shardings.items()}
+            for values in (LARGE_PARAMS, LARGE_GRADIENTS)
+        )
         updates, state = jax.jit(tx.update)(gradients, tx.init(params), params)
-    for update in jax.tree.leaves(updates):
-        assert update.sharding.is_equivalent_to(sharding, 2)
-    new = np.asarray(updates["kernel"], np.float64) + LARGE_PARAMS["kernel"]
-    reference = Reference(row).step({"kernel": LARGE_PARAMS["kernel"]}, LARGE_GRADIENTS)
-    np.testing.assert_allclose(new, reference["kernel"], rtol=1e-5, atol=1e-6)
-    for name, update in updates.items():
-        np.testing.assert_allclose(update, expected[name], rtol=1e-5, atol=1e-6)
+    expected, expected_state = on_one_device(row)
+    by_hand = Reference(row).step({"kernel": LARGE_PARAMS["kernel"]}, LARGE_GRADIENTS)["kernel"]
+    for name, sharding in shardings.items():
+        for update in jax.tree.leaves(updates[name]):
+            assert update.sharding.is_equivalent_to(sharding, 2)
+        moved = np.asarray(updates[name]["kernel"], np.float64) + LARGE_PARAMS["kernel"]
+        np.testing.assert_allclose(moved, by_hand, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(jax.device_get(updates), jax.device_get(expected), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(penalty(state), penalty(expected_state), rtol=1e-5)
 
 
@@ -698,7 +713,7 @@ def test_donated_buffers(row):
     buffers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((params, state, jax.random.key_data(key)))]
     assert len(set(buffers)) == len(buffers)
 
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    @functools.partial(jax.jit, donate_argnums=(0, 1), keep_unused=True)
     def step(params, state, gradients):
         updates, state = tx.update(gradients, state, params)
         return optax.apply_updates(params, updates), state
@@ -741,27 +756,48 @@ def test_every_state_has_its_layout():
 
 @every_transform
 @pytest.mark.parametrize("key", [None, jax.random.key(0)], ids=["", "key"])
-@pytest.mark.parametrize("track", [True, False], ids=["track", "untracked"])
-def test_the_state_keeps_its_structure(track, key, row):
-    """The state has one structure, with one dtype for each leaf, before the first update and after each."""
-    tx, params = row.make(RATE, RULES, track=track, key=key), nested(PARAMS)
-    update, first = jax.jit(tx.update), tx.init(params)
-    _, second = update(nested(GRADIENTS[0]), first, params)
-    updates, third = update(nested(GRADIENTS[1]), second, params)
-    for state in (second, third):
-        chex.assert_trees_all_equal_structs(state, first)
-        chex.assert_trees_all_equal_shapes_and_dtypes(state, first)
-    for count, state in enumerate((first, second, third)):
-        assert not any(leaf.weak_type for leaf in jax.tree.leaves(state))
-        ours = state_of(row, state)
-        assert ours.count == count
-        chex.assert_type(ours.count, jnp.int32)
-        assert ours.memory == ()
-        assert (ours.key is None) == (key is None)
-        assert (ours.penalty is None) != track
-    untracked = row.make(RATE, RULES, track=not track, key=key)
-    expected, _ = jax.jit(untracked.update)(nested(GRADIENTS[1]), jax.jit(untracked.update)(nested(GRADIENTS[0]), untracked.init(params), params)[1], params)
-    chex.assert_trees_all_close(updates, expected, rtol=1e-6)
+def test_the_state_keeps_its_structure(key, row):
+    """The state has one structure, with one dtype for each leaf, before the first update and after each.
+
+    It is the same whether the penalty is tracked or not, but for the penalty, and so are the updates.
+    """
+    found = {}
+    for track in (True, False):
+        tx, params = row.make(RATE, RULES, track=track, key=key), nested(PARAMS)
+        update, state = jax.jit(tx.update), tx.init(params)
+        states, updates = [state], []
+        for gradient in GRADIENTS[:2]:
+            step, state = update(nested(gradient), state, params)
+            states += [state]
+            updates += [step]
+        found[track] = updates
+        for count, state in enumerate(states):
+            chex.assert_trees_all_equal_structs(state, states[0])
+            chex.assert_trees_all_equal_shapes_and_dtypes(state, states[0])
+            assert not any(leaf.weak_type for leaf in jax.tree.leaves(state))
+            ours = state_of(row, state)
+            chex.assert_type(ours.count, jnp.int32)
+            assert ours.count == count
+            assert ours.memory == ()
+            assert (ours.key is None) == (key is None)
+            assert (ours.penalty is None) != track
+    chex.assert_trees_all_close(found[True], found[False], rtol=1e-6)
+
+
+@every_transform
+def test_the_count_stops_at_its_largest(row):
+    tx, largest, params = make(row), jnp.iinfo(jnp.int32).max, nested(PARAMS)
+
+    def is_ours(part):
+        return isinstance(part, row.state)
+
+    state = jax.tree.map(
+        lambda part: part._replace(count=jnp.asarray(largest, jnp.int32)) if is_ours(part) else part,
+        tx.init(params),
+        is_leaf=is_ours,
+    )
+    _, state = tx.update(nested(GRADIENTS[0]), state, params)
+    assert state_of(row, state).count == largest
 
 
 @every_transform
@@ -769,18 +805,15 @@ def test_the_penalty_is_tracked_where_the_update_met_the_parameters(row):
     """It is 0 before the first update, in float32, and not scaled by the learning rate."""
     tx, params = make(row), nested(PARAMS)
     state, step = tx.init(params), stepper(tx)
-    chex.assert_trees_all_equal(state_of(row, state).penalty, jnp.zeros((), jnp.float32))
+    tracked = state_of(row, state).penalty
+    chex.assert_shape(tracked, ())
+    chex.assert_type(tracked, jnp.float32)
+    assert tracked == 0.0
     for gradient in GRADIENTS:
         met = params
         params, state = step(params, state, nested(gradient))
         np.testing.assert_allclose(state_of(row, state).penalty, RULES(met), rtol=1e-6)
-        np.testing.assert_allclose(penalty(state), Reference(row).step(flat(met), gradient) and _by_hand(met), rtol=1e-5)
-
-
-def _by_hand(params):
-    reference = Reference(TRANSFORMS[0])
-    reference.step(flat(params), GRADIENTS[0])
-    return reference.penalty
+        np.testing.assert_allclose(penalty(state), Reference(row).cost(flat(met)), rtol=1e-5)
 
 
 @every_transform
@@ -810,7 +843,9 @@ def test_map_params_meets_the_moments_alone(row):
     chex.assert_trees_all_equal(ours[:4], before[:4])
     for name in ("mu", "nu"):
         found = [value for _, value in optax.tree.get_all_with_path(doubled, name)]
-        expected = [jax.tree.map(lambda leaf: 2 * leaf, value) for _, value in optax.tree.get_all_with_path(state, name)]
+        expected = [
+            jax.tree.map(lambda leaf: 2 * leaf, value) for _, value in optax.tree.get_all_with_path(state, name)
+        ]
         assert len(found) == row.adam
         chex.assert_trees_all_equal(found, expected)
 
@@ -863,7 +898,10 @@ def test_strengths_may_be_traced_and_nothing_retraces(row):
 @every_transform
 def test_a_step_is_differentiated_with_respect_to_strengths(row):
     def after(strengths):
-        tx, params = row.make(RATE, rules({"kernel": (strengths[0], strengths[1]), "bias": (strengths[2], 0.0)})), nested(PARAMS)
+        tx, params = (
+            row.make(RATE, rules({"kernel": (strengths[0], strengths[1]), "bias": (strengths[2], 0.0)})),
+            nested(PARAMS),
+        )
         updates, _ = tx.update(nested(GRADIENTS[0]), tx.init(params), params)
         return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(optax.apply_updates(params, updates)))
 
@@ -926,7 +964,7 @@ def test_keys(kind, row):
 def test_a_donated_state_leaves_the_key(row):
     key = jax.random.key(0)
     tx, params = row.make(RATE, NOISY, key=key), nested(PARAMS)
-    update = jax.jit(tx.update, donate_argnums=1)
+    update = jax.jit(tx.update, donate_argnums=1, keep_unused=True)
     first = update(nested(GRADIENTS[0]), tx.init(params), params)[1]
     second = update(nested(GRADIENTS[0]), tx.init(params), params)[1]
     assert state_of(row, first).penalty == state_of(row, second).penalty
@@ -941,7 +979,9 @@ def test_rules_that_sample_need_a_key(row):
 
 
 @every_transform
-@pytest.mark.parametrize("key", [0, "key", jnp.zeros(2, jnp.uint32), jax.random.PRNGKey(0)], ids=["int", "str", "data", "raw"])
+@pytest.mark.parametrize(
+    "key", [0, "key", jnp.zeros(2, jnp.uint32), jax.random.PRNGKey(0)], ids=["int", "str", "data", "raw"]
+)
 def test_a_key_of_another_kind_is_an_error(key, row):
     with pytest.raises(TypeError, match=r"`key` must be a key from `jax.random.key`, got"):
         row.make(RATE, RULES, key=key)

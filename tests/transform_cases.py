@@ -52,10 +52,14 @@ class Reference:
         *parents, name = path.split("/")
         return (0.0, 0.0) if "head" in "/".join(parents) else self._strengths[NAMES.get(name, name)]
 
-    def step(self, params: Any, gradients: Any, rate: float = RATE) -> Any:
-        self.penalty = sum(
+    def cost(self, params: Any) -> float:
+        """The penalty of `params`."""
+        return sum(
             self.of(path)[0] * np.abs(x).sum() + self.of(path)[1] * np.square(x).sum() for path, x in params.items()
         )
+
+    def step(self, params: Any, gradients: Any, rate: float = RATE) -> Any:
+        self.penalty = self.cost(params)
         return {
             path: self._step(x, gradients[path], *self.of(path), rate, self._memory[path]) for path, x in params.items()
         }
@@ -102,13 +106,13 @@ def decoupled(optimizer):
     return step
 
 
-def proximal(optimizer, *, in_metric=False, cap=np.inf):
+def proximal(optimizer, *, in_metric=False, cap=None):
     def step(x, gradient, l1, l2, rate, memory):
         update, metric = optimizer(gradient, rate, memory)
         moved = x + update
         size = rate / metric if in_metric else rate
         shrunk = soft(moved, size * l1) / (1 + 2 * size * l2)
-        return moved + np.clip(shrunk - moved, -cap * rate, cap * rate)
+        return shrunk if cap is None else moved + np.clip(shrunk - moved, -cap * rate, cap * rate)
 
     return step
 
@@ -198,9 +202,7 @@ TRANSFORMS = (
     Transform("decoupled, Adam", _make_decoupled_adam, decoupled(adam), adam=True),
     _proximal_row("proximal, SGD", optax.sgd, proximal(sgd)),
     _proximal_row("proximal, Adam", _adam, proximal(adam), adam=True),
-    _proximal_row(
-        "proximal, Adam in its metric", _adam, proximal(adam, in_metric=True, cap=CAP), adam=True, **METRIC
-    ),
+    _proximal_row("proximal, Adam in its metric", _adam, proximal(adam, in_metric=True, cap=CAP), adam=True, **METRIC),
 )
 
 
