@@ -92,6 +92,19 @@ def test_a_schedule_retraces_nothing():
     assert update._cache_size() == 1
 
 
+def test_two_in_one_chain_have_their_own_scales():
+    """The penalties in the states are not scaled."""
+    biases, kernels = Rules((r"bias$", L1(0.25))), Rules((r"hidden/kernel$", L2(0.5)))
+    tx = optax.chain(add_penalty_gradients(biases, scale=2.0), add_penalty_gradients(kernels, scale=0.0))
+    updates, state = step(tx)
+    expected = jax.tree.map(lambda g: g, GRADS)
+    for name in ("hidden", "head"):
+        expected[name]["bias"] = GRADS[name]["bias"] + 0.5 * jnp.sign(PARAMS[name]["bias"])
+    chex.assert_trees_all_close(updates, expected)
+    found = [value for _, value in optax.tree.get_all_with_path(state, "penalty")]
+    np.testing.assert_allclose(found, [biases(PARAMS), kernels(PARAMS)], rtol=1e-6)
+
+
 def test_any_function_of_a_tree_serves():
     def both(params):
         return RULES(params) + 0.5 * jnp.sum(params["head"]["kernel"] ** 2)
