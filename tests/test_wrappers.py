@@ -628,6 +628,17 @@ def test_every_pair_of_dtypes(row):
     np.testing.assert_allclose(penalty(state), total, rtol=1e-5)
 
 
+@rows(adam=False)
+def test_promotion_may_be_strict(row):
+    """The transforms mix no dtypes and ranks by themselves. (The Adam of optax does.)"""
+    tx, params, gradients = make(row), nested(PARAMS, jnp.bfloat16), nested(GRADIENTS[0])
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        updates, _ = jax.jit(tx.update)(gradients, tx.init(params), params)
+    expected = Reference(row).step(flat(params), GRADIENTS[0])
+    moved = {path: value + flat(params)[path] for path, value in flat(updates).items()}
+    assert_close(moved, expected, rtol=1e-2, atol=1e-2)
+
+
 @every_transform
 def test_float64(row):
     with jax.enable_x64(True):
