@@ -1,5 +1,6 @@
 """Penalties of captured layer outputs, in linen and in NNX."""
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -41,7 +42,7 @@ def test_linen_intermediates():
 
     value, gradient = jax.value_and_grad(penalty)(variables["params"])
     np.testing.assert_allclose(value, 5.0, rtol=1e-6)  # 0.01 · 25 · 10² / 5
-    # d/dK of 0.01 · ‖XK‖² / 5 is 0.02 · Xᵀ(XK) / 5
+    # The gradient of 0.01 · ‖XK‖² / 5 with respect to K is 0.02 · Xᵀ(XK) / 5.
     np.testing.assert_allclose(gradient["Dense_0"]["kernel"], np.full((5, 5), 0.02 * 5 * 2 * 10 / 5), rtol=1e-6)
     assert not np.any(gradient["Dense_1"]["kernel"])
 
@@ -54,14 +55,40 @@ def test_nnx_captures():
     np.testing.assert_allclose(activity_penalty(rules, captured, batch_size=5), 5.0, rtol=1e-6)
 
 
-def test_batch_sizes():
-    outputs = {"Dense_0": {"__call__": (10.0 * jnp.ones((5, 5)),)}}
-    assert activity_penalty(RULES, outputs, batch_size=2**40) == np.float32(25.0 / 2**40)
-    for size in (5, np.int64(5), jnp.asarray(5)):
-        assert activity_penalty(RULES, outputs, batch_size=size) == 5.0
-    assert jax.jit(lambda n: activity_penalty(RULES, outputs, batch_size=n))(5) == 5.0
-    empty = {"Dense_0": {"__call__": (jnp.ones((0, 5)),)}}
-    assert activity_penalty(RULES, empty, batch_size=0) == 0.0
+OUTPUTS = {"Dense_0": {"__call__": (10.0 * jnp.ones((5, 5)),)}}
+EMPTY = {"Dense_0": {"__call__": (jnp.ones((0, 5)),)}}
+
+
+def traced(size):
+    """The penalty of OUTPUTS and of EMPTY where the batch size is a tracer."""
+    return jax.jit(lambda n: (activity_penalty(RULES, OUTPUTS, batch_size=n), _of_empty(n)))(size)
+
+
+def _of_empty(size):
+    return activity_penalty(RULES, EMPTY, batch_size=size)
+
+
+@pytest.mark.parametrize("size", [5, np.int64(5), np.int8(5), np.asarray(5), jnp.asarray(5), jnp.asarray(5, jnp.uint8)])
+def test_batch_sizes(size):
+    for value in (activity_penalty(RULES, OUTPUTS, batch_size=size), traced(size)[0]):
+        chex.assert_shape(value, ())
+        chex.assert_type(value, jnp.float32)
+        assert value == 5.0
+
+
+def test_a_large_batch_size():
+    assert activity_penalty(RULES, OUTPUTS, batch_size=2**40) == np.float32(25.0 / 2**40)
+
+
+@pytest.mark.parametrize("size", [0, np.int64(0), np.asarray(0), jnp.asarray(0)])
+def test_an_empty_batch_has_the_penalty_0(size):
+    """It has it whether the batch size is traced or not, and so does its gradient."""
+    for value in (_of_empty(size), traced(size)[1]):
+        chex.assert_type(value, jnp.float32)
+        assert value == 0.0
+    chex.assert_tree_all_finite(traced(size))
+    slope = jax.grad(lambda x: activity_penalty(RULES, {"Dense_0": {"__call__": (x,)}}, batch_size=size))
+    chex.assert_tree_all_finite((slope(jnp.ones((0, 5))), slope(jnp.ones((2, 5)))))
 
 
 @pytest.mark.parametrize(
@@ -73,11 +100,13 @@ def test_batch_sizes():
         (jnp.ones(()), TypeError, r"`batch_size` must be an integer, got float32\[\]"),
         (jnp.arange(3), ValueError, r"`batch_size` must be a scalar, got int32\[3\]"),
         (-1, ValueError, "`batch_size` must be >= 0, got -1"),
+        (np.int64(-3), ValueError, "`batch_size` must be >= 0, got -3"),
+        (np.asarray(-3), ValueError, "`batch_size` must be >= 0, got -3"),
     ],
 )
 def test_errors(size, error, message):
     with pytest.raises(error, match=message):
-        activity_penalty(RULES, {"Dense_0": {"__call__": (jnp.ones((5, 5)),)}}, batch_size=size)
+        activity_penalty(RULES, OUTPUTS, batch_size=size)
 
 
 def test_rules_must_be_callable():

@@ -1,5 +1,6 @@
-"""Cosines and mutual coherence against NumPy, and what is exactly zero."""
+"""Cosines and mutual coherence against NumPy, and the counts of weights and units that are exactly zero."""
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -39,8 +40,10 @@ def test_awkward_points():
     zero_row = jnp.array([[0.0, 0.0], [3.0, 4.0]])
     np.testing.assert_allclose(cosines(zero_row), [[0, 0], [0, 1]], atol=1e-7)
     assert mutual_coherence(jnp.ones((1, 3))) == 0
-    assert mutual_coherence(jnp.ones((2, 3), jnp.bfloat16)).dtype == jnp.float32
-    # Below the least norm a cosine is linear in the row, with the slope 1/1e-7.
+    for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
+        chex.assert_type(mutual_coherence(jnp.ones((2, 3), dtype)), jnp.float32)
+        chex.assert_type(cosines(jnp.ones((2, 3), dtype)), jnp.float32)
+    # A cosine is linear in a row whose norm is below 1e-7, with the slope 1/1e-7.
     slope = jax.grad(lambda x: cosines(x)[0, 1])(jnp.array([[1.0, 0.0], [0.0, 0.0]]))
     np.testing.assert_allclose(slope[1], [1e7, 0.0], rtol=1e-6)
 
@@ -81,6 +84,40 @@ def test_dead_units_are_a_tree():
     np.testing.assert_array_equal(places, np.arange(8).reshape(2, 4) > 0)
 
 
+STACK = jnp.ones((3, 2, 4)).at[0, :, 1].set(0.0).at[1:, :, 2].set(0.0).at[2, 0].set(0.0)
+
+
+def test_stacked_layers():
+    """A unit of one layer in a stack is one index of its layer and its unit; a unit of the whole is dead in all."""
+    trees = {"stack": {"kernel": STACK}}
+    by_layer = [dead_units({"kernel": layer})["kernel"] for layer in STACK]
+    np.testing.assert_array_equal(dead_units(trees, group_axis=(0, -1))["stack"]["kernel"], by_layer)
+    np.testing.assert_array_equal(dead_units(trees)["stack"]["kernel"], np.all(by_layer, axis=0))
+    shares = np.mean([sparsity({"kernel": layer}, group_axis=-1)["kernel"] for layer in STACK])
+    np.testing.assert_allclose(sparsity(trees, group_axis=(0, -1))["stack/kernel"], shares, rtol=1e-6)
+    np.testing.assert_allclose(
+        sparsity(trees)["stack/kernel"], np.mean([sparsity({"k": layer})["k"] for layer in STACK]), rtol=1e-6
+    )
+    chex.assert_shape(dead_units(trees, group_axis=(0, -1))["stack"]["kernel"], (3, 4))
+    chex.assert_type(dead_units(trees)["stack"]["kernel"], bool)
+    text = str(sparsity_table(trees, group_axis=(0, -1)))
+    assert "(0, 1), (1, 2), (2, 2)" in text
+    assert text.split()[-7:] == ["all", "24", "9", "37.5%", "12", "3", "25.0%"]
+
+
+@pytest.mark.parametrize("mode", ["rows", "columns"])
+@pytest.mark.parametrize(("out_axis", "order"), [(-1, (0, 1, 2)), (1, (0, 2, 1)), (2, (0, 1, 2)), (-2, (0, 2, 1))])
+def test_cosines_of_stacked_layers(out_axis, order, mode):
+    """The layers of a stack are compared within themselves, whichever axis has the columns."""
+    layers = [jnp.asarray(layer) for layer in X.transpose(order)]
+    found = cosines(X, mode=mode, out_axis=out_axis, batch_axis=0)
+    chex.assert_trees_all_close(list(found), [cosines(layer, mode=mode) for layer in layers], atol=1e-6)
+    expected = [by_hand(layer if mode == "rows" else layer.T) for layer in X.transpose(order)]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    coherence = mutual_coherence(X, mode=mode, out_axis=out_axis, batch_axis=0)
+    np.testing.assert_allclose(coherence, max(mutual_coherence(layer, mode=mode) for layer in layers), rtol=1e-5)
+
+
 def test_an_nnx_model_has_shares_and_its_state_has_dead_units():
     model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
     assert float(sparsity(model)["bias"]) == 1.0
@@ -105,7 +142,7 @@ def test_the_table_shows_what_is_dead():
 
 @pytest.mark.parametrize("function", [sparsity, dead_units, sparsity_table])
 def test_an_axis_that_does_not_fit_names_the_path(function):
-    function({"vector": jnp.ones(2)}, group_axis=2)  # which has no groups
+    function({"vector": jnp.ones(2)}, group_axis=2)  # A vector has no groups, so that any axis fits it.
     with pytest.raises(ValueError, match=r"at `a/w`: `group_axis` must lie in \[-2, 2\) for rank 2, got \(2,\)"):
         function({"a": {"w": jnp.ones((2, 2))}}, group_axis=2)
 
