@@ -49,7 +49,7 @@ def activity_penalty(rules: Callable[[Any], jax.Array], activations: Any, *, bat
         raise TypeError(f"`batch_size` must be an integer, got {describe(batch_size)}")
     if np.ndim(batch_size):
         raise ValueError(f"`batch_size` must be a scalar, got {describe(batch_size)}")
-    if isinstance(batch_size, int | np.integer) and batch_size < 0:
+    if isinstance(batch_size, int | np.integer | np.ndarray) and batch_size < 0:
         raise ValueError(f"`batch_size` must be >= 0, got {batch_size}")
     value = checked_penalty(rules(activations), of="`rules`")
     if isinstance(batch_size, int | np.integer):

@@ -44,9 +44,9 @@ def is_float_array(x: Any) -> bool:
 def as_real(value: Any, *, name: str) -> jax.Array:
     """Returns a number, or an array of numbers, that is neither complex nor a bool, as an array."""
     if isinstance(value, jax.Array | np.ndarray | np.generic | int | float) and not isinstance(value, bool):
-        value = jnp.asarray(value)
-        if jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer):
-            return value
+        dtype = jnp.asarray(value).dtype if isinstance(value, int | float) else value.dtype
+        if jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer):
+            return jnp.asarray(value)
     raise TypeError(f"`{name}` must be a real number, got {describe(value)}")
 
 

@@ -151,13 +151,15 @@ def proximal(
         updates, inner_state = wrapped.update(updates, state.inner_state, params, **extra_args)
         pairs = Pairs.of(updates, params)
         used_key, next_key = split_key(key, state.key)
-        # A frozen parameter stays where it is, and meets its rule as a masked one does.
-        leaves = [optax.MaskedNode() if pairs.is_frozen(i) else param for i, param in enumerate(pairs.params)]
         paths = pairs.paths()
         places = {path: i for i, path in enumerate(paths)}
-        penalized = [
-            met for met in rules.met_leaves(list(zip(paths, leaves, strict=True))) if met.regularizer is not None
+        # Where updates and parameters have a None, a rule may be for what stood there.
+        leaves = [
+            optax.MaskedNode() if pairs.is_frozen(i) and param is None else param
+            for i, param in enumerate(pairs.params)
         ]
+        met = rules.met_leaves(list(zip(paths, leaves, strict=True)))
+        penalized = {places[m.path]: m for m in met if m.regularizer is not None}
 
         changed = {}
         if penalized:
@@ -169,10 +171,10 @@ def proximal(
             if metric == "adam":
                 step = _adam_steps(inner_state, rate, b2, eps, eps_root)
             furthest = None if metric == "euclidean" or cap is None else times_strength(rate, cap, name="cap")
-            for met in penalized:
-                i = places[met.path]
-                changed[i] = _proxed_update(met, jnp.asarray(pairs.updates[i]), step, furthest)
-        tracked = add_up(met.penalty(used_key) for met in penalized).astype(jnp.float32) if track else None
+            for i, m in penalized.items():
+                if not pairs.is_frozen(i):
+                    changed[i] = _proxed_update(m, jnp.asarray(pairs.updates[i]), step, furthest)
+        tracked = add_up(m.penalty(used_key) for m in penalized.values()).astype(jnp.float32) if track else None
         count = optax.safe_increment(state.count)
         return pairs.rebuilt(changed), ProximalState(count, tracked, next_key, state.memory, inner_state)
 
@@ -187,7 +189,9 @@ def _proxed_update(met: Met, update: jax.Array, step: Any, furthest: jax.Array |
     new = met._replace(leaf=moved).prox(step)
     if furthest is not None:
         new = _no_further(new, moved, furthest)
-    return (new - param.astype(wide)).astype(jnp.result_type(param.dtype, update.dtype))
+    with jax.numpy_dtype_promotion("standard"):
+        dtype = jnp.promote_types(param.dtype, update.dtype)
+    return (new - param.astype(wide)).astype(dtype)
 
 
 def _check_rules(rules: Any, metric: str) -> None:

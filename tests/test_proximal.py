@@ -628,7 +628,7 @@ def update(tx, params=PARAMS):
         (
             lambda: init(proximal(optax.chain(ADAM, optax.contrib.reduce_on_plateau()), RULES, 0.1)),
             ValueError,
-            "`inner` must not hold what changes the length of steps by itself, got ReduceLROnPlateauState",
+            "`inner` must not hold .* that changes the length of steps by itself, got ReduceLROnPlateauState",
         ),
         (
             lambda: proximal(ADAM, Rules(("w", jaxreg.MCP())), 0.1, metric="adam"),
