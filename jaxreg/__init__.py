@@ -15,6 +15,9 @@ from jaxreg import prox as prox
 from jaxreg._activity import activity_penalty as activity_penalty
 from jaxreg._base import Regularizer as Regularizer
 from jaxreg._names import list_names as _list_names
+from jaxreg._optimizers import proximal_adam as proximal_adam
+from jaxreg._optimizers import proximal_adamw as proximal_adamw
+from jaxreg._optimizers import proximal_sgd as proximal_sgd
 from jaxreg._proximal import ProximalState as ProximalState
 from jaxreg._proximal import proximal as proximal
 from jaxreg._regularizers import *
@@ -22,8 +25,10 @@ from jaxreg._rules import Rules as Rules
 from jaxreg._serialization import deserialize as deserialize
 from jaxreg._serialization import get as get
 from jaxreg._serialization import serialize as serialize
+from jaxreg._transforms import DecoupledState as DecoupledState
 from jaxreg._transforms import PenaltyState as PenaltyState
 from jaxreg._transforms import add_penalty_gradients as add_penalty_gradients
+from jaxreg._transforms import decoupled as decoupled
 
 __version__ = "0.1.0"
 

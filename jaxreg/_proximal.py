@@ -11,7 +11,7 @@ from jaxreg._checks import as_real, check_bool, check_key, check_single, checked
 from jaxreg._numerics import accumulation_dtype, add_up, times_strength
 from jaxreg._paths import is_masked, leaves_with_paths
 from jaxreg._rules import Met, Rules
-from jaxreg._updates import Pairs, first_key, first_penalty, split_key
+from jaxreg._updates import Pairs, check_optimizer, first_key, first_penalty, split_key
 
 # These wrappers scale, skip or average the steps of what is inside. A prox step outside of them has another step size.
 _OUTSIDE = (
@@ -124,8 +124,7 @@ def proximal(
     Source: Parikh and Boyd, Proximal algorithms, 2014; Yun, Lozano and Yang, Adaptive proximal gradient methods for
     structured neural networks (ProxGen), 2021.
     """
-    if not callable(getattr(inner, "init", None)) or not callable(getattr(inner, "update", None)):
-        raise TypeError(f"`inner` must be an optax transformation, such as optax.adam(1e-3), got {describe(inner)}")
+    check_optimizer(inner)
     if metric not in ("euclidean", "adam"):
         raise ValueError(f"`metric` must be 'euclidean' or 'adam', got {metric!r}")
     _check_rules(rules, metric)

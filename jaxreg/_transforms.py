@@ -9,8 +9,8 @@ import optax
 from jax.extend.core import jaxpr_as_fun
 
 from jaxreg._checks import as_real, check_bool, check_key, check_single, checked_scalar, describe
-from jaxreg._numerics import checked_penalty
-from jaxreg._updates import Pairs, first_key, first_penalty, split_key
+from jaxreg._numerics import checked_penalty, times_strength
+from jaxreg._updates import Pairs, check_optimizer, first_key, first_penalty, split_key
 
 
 class PenaltyState(NamedTuple):
@@ -75,8 +75,7 @@ def add_penalty_gradients(
 
     Source: Loshchilov and Hutter, Decoupled weight decay regularization, 2019, for the two placements.
     """
-    if not callable(rules) or isinstance(rules, type):
-        raise TypeError(f"`rules` must be a function from a tree to a scalar, got {describe(rules)}")
+    _check_function(rules)
     if not callable(scale):
         scale = checked_scalar(scale, name="scale")
     check_bool(track, name="track")
@@ -84,37 +83,155 @@ def add_penalty_gradients(
 
     def init_fn(params: optax.Params) -> PenaltyState:
         del params
-        return PenaltyState(jnp.zeros((), jnp.int32), first_penalty(track), first_key(key))
+        return PenaltyState(jnp.zeros((), jnp.int32), first_penalty(track), first_key(key), ())
 
     def update_fn(
         updates: optax.Updates, state: PenaltyState, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, PenaltyState]:
         del extra_args
-        pairs = Pairs.of(updates, params)
         used_key, next_key = split_key(key, state.key)
-        with_key = {} if used_key is None else {"key": used_key}
-
-        def penalty_of(*values: jax.Array) -> jax.Array:
-            leaves = list(pairs.params)
-            for i, value in zip(pairs.chosen, values, strict=True):
-                leaves[i] = value
-            return checked_penalty(rules(pairs.treedef.unflatten(leaves), **with_key), of="`rules`")
-
-        values = [jnp.asarray(pairs.params[i]) for i in pairs.chosen]
-        penalty, gradients = _value_and_gradients(penalty_of, values, scale(state.count) if callable(scale) else scale)
-        changed = {}
-        for i, gradient in zip(pairs.chosen, gradients, strict=True):
-            if gradient is not None:
-                update = jnp.asarray(pairs.updates[i])
-                changed[i] = update + gradient.astype(update.dtype)
+        factor = _read(scale, state.count, name="scale")
+        updates, penalty = _with_gradients(Pairs.of(updates, params), rules, factor, used_key)
         tracked = penalty.astype(jnp.float32) if track else None
-        return pairs.rebuilt(changed), PenaltyState(optax.safe_increment(state.count), tracked, next_key, state.memory)
+        return updates, PenaltyState(optax.safe_increment(state.count), tracked, next_key, state.memory)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+class DecoupledState(NamedTuple):
+    """The state of `decoupled`.
+
+    Attributes:
+      count: the number of updates so far, an int32 scalar.
+      penalty: the penalty of the parameters that the last update met, before `scale`, a float32 scalar. It is 0 before
+        the first update, and None where it is not tracked.
+      key: the data of the random key for the next update, or None.
+      memory: `()`.
+      inner_state: the state of the inner optimizer.
+    """
+
+    count: jax.Array  # type: ignore[assignment]  # optax's name, which hides `tuple.count`
+    penalty: jax.Array | None
+    key: jax.Array | None
+    memory: Any
+    inner_state: Any
+
+
+def decoupled(
+    inner: optax.GradientTransformation,
+    rules: Callable[..., jax.Array],
+    learning_rate: float | jax.Array | optax.Schedule,
+    *,
+    scale: float | jax.Array | optax.Schedule = 1.0,
+    track: bool = True,
+    key: jax.Array | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Decays parameters beside the steps of an optimizer, as AdamW does: p' = p + u − η · scale · ∇R(p).
+
+    The update u of `inner` and the gradient of R = `rules` are added, so the optimizer neither sees nor rescales the
+    penalty. With `L2(l2)` and Adam inside it is `optax.adamw(weight_decay=2 * l2)`. Use it for weight decay around any
+    optimizer, with the same rules as everywhere else.
+
+    Under an adaptive optimizer it solves no stated problem: training rests where u = η · ∇R(p), which is neither the
+    minimum of the loss nor that of loss plus penalty. Under plain SGD it is the same as the penalty in the loss. For
+    the minimum of loss plus penalty use `jaxreg.proximal`, or put the penalty in the loss.
+
+    Updates keep their shapes and dtypes. None, `MaskedNode` and leaves that are not real floating-point arrays pass
+    through. At the awkward points of a penalty, such as |x| at 0, the gradient is that of its regularizer.
+
+    Args:
+      inner: any optimizer or chain, such as `optax.adam(learning_rate)`.
+      rules: `jaxreg.Rules`, or any function from a tree to a scalar. Under `optax.inject_hyperparams` it belongs in
+        `static_args`.
+      learning_rate: η, a number >= 0 or an optax schedule, which is read at the count of updates before this one. With
+        the rate of `inner` it is AdamW's decay. For decay that does not depend on the peak rate, give `schedule`
+        divided by its peak.
+      scale: a number >= 0, or an optax schedule, that multiplies the penalty.
+      track: whether the state holds the penalty, which costs one more pass over the parameters.
+        `optax.tree.get(state, "penalty")` finds it.
+      key: a key from `jax.random.key`, for rules that sample. It is split at each update, and `rules` is then
+        called as `rules(params, key=...)`.
+
+    Returns:
+      An `optax.GradientTransformationExtraArgs` with the state `DecoupledState`.
+
+    Raises:
+      TypeError, ValueError: an argument has another type or is out of range. On `update`: `params` is missing, an
+        update has another shape than its parameter, or `rules` raises an error.
+
+    >>> params = {"kernel": jnp.array([1.0, -2.0]), "bias": jnp.array([3.0])}
+    >>> rules = jaxreg.Rules((r"kernel$", jaxreg.L2(0.5)))
+    >>> tx = jaxreg.decoupled(optax.adam(0.1), rules, learning_rate=0.1)
+    >>> updates, state = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    >>> updates["kernel"]
+    Array([-0.1,  0.2], dtype=float32)
+
+    Source: Loshchilov and Hutter, Decoupled weight decay regularization, 2019.
+    """
+    check_optimizer(inner)
+    _check_function(rules)
+    if not callable(learning_rate):
+        learning_rate = checked_scalar(learning_rate, name="learning_rate")
+    if not callable(scale):
+        scale = checked_scalar(scale, name="scale")
+    check_bool(track, name="track")
+    check_key(key)
+    wrapped = optax.with_extra_args_support(inner)
+
+    def init_fn(params: optax.Params) -> DecoupledState:
+        return DecoupledState(jnp.zeros((), jnp.int32), first_penalty(track), first_key(key), (), wrapped.init(params))
+
+    def update_fn(
+        updates: optax.Updates, state: DecoupledState, params: optax.Params | None = None, **extra_args: Any
+    ) -> tuple[optax.Updates, DecoupledState]:
+        updates, inner_state = wrapped.update(updates, state.inner_state, params, **extra_args)
+        used_key, next_key = split_key(key, state.key)
+        rate = _read(learning_rate, state.count, name="learning_rate")
+        factor = -times_strength(rate, _read(scale, state.count, name="scale"), name="scale")
+        updates, penalty = _with_gradients(Pairs.of(updates, params), rules, factor, used_key)
+        tracked = penalty.astype(jnp.float32) if track else None
+        count = optax.safe_increment(state.count)
+        return updates, DecoupledState(count, tracked, next_key, state.memory, inner_state)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _check_function(rules: Any) -> None:
+    if not callable(rules) or isinstance(rules, type):
+        raise TypeError(f"`rules` must be a function from a tree to a scalar, got {describe(rules)}")
+
+
+def _read(value: Any, count: jax.Array, *, name: str) -> jax.Array:
+    """Returns a number, or a schedule at `count`, as a scalar."""
+    value = as_real(value(count) if callable(value) else value, name=name)
+    check_single(value, name=name)
+    return value
+
+
+def _with_gradients(
+    pairs: Pairs, rules: Callable[..., jax.Array], factor: jax.Array, key: jax.Array | None
+) -> tuple[optax.Updates, jax.Array]:
+    """Returns the updates plus `factor` times the gradient of the rules, and the penalty. Updates keep their dtypes."""
+    with_key = {} if key is None else {"key": key}
+
+    def penalty_of(*values: jax.Array) -> jax.Array:
+        leaves = list(pairs.params)
+        for i, value in zip(pairs.chosen, values, strict=True):
+            leaves[i] = value
+        return checked_penalty(rules(pairs.treedef.unflatten(leaves), **with_key), of="`rules`")
+
+    values = [jnp.asarray(pairs.params[i]) for i in pairs.chosen]
+    penalty, gradients = _value_and_gradients(penalty_of, values, factor)
+    changed = {}
+    for i, gradient in zip(pairs.chosen, gradients, strict=True):
+        if gradient is not None:
+            update = jnp.asarray(pairs.updates[i])
+            changed[i] = update + gradient.astype(update.dtype)
+    return pairs.rebuilt(changed), penalty
+
+
 def _value_and_gradients(
-    function: Callable[..., jax.Array], values: list[jax.Array], scale: Any
+    function: Callable[..., jax.Array], values: list[jax.Array], scale: jax.Array
 ) -> tuple[jax.Array, list[jax.Array | None]]:
     """Returns `function(*values)`, and `scale` times its gradient, with None for a value that it does not use.
 
@@ -131,8 +248,6 @@ def _value_and_gradients(
         return value
 
     value, pull_back = jax.vjp(of_used, *(v for u, v in zip(used, values, strict=True) if u))
-    scale = as_real(scale, name="scale")
-    check_single(scale, name="scale")
     # The ones give the cotangent the type of the value, under `jax.shard_map` its varying axes too.
     gradients = iter(pull_back(scale.astype(value.dtype) * jnp.ones_like(value)))
     return value, [next(gradients) if u else None for u in used]

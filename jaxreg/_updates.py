@@ -59,6 +59,11 @@ class Pairs(NamedTuple):
         return self.treedef.unflatten([changed.get(i, update) for i, update in enumerate(self.updates)])
 
 
+def check_optimizer(inner: Any) -> None:
+    if not callable(getattr(inner, "init", None)) or not callable(getattr(inner, "update", None)):
+        raise TypeError(f"`inner` must be an optax transformation, such as optax.adam(1e-3), got {describe(inner)}")
+
+
 def first_penalty(track: bool) -> jax.Array | None:
     """Returns the penalty in a state before the first update."""
     return jnp.zeros((), jnp.float32) if track else None
