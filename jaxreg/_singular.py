@@ -91,7 +91,9 @@ def _spectral_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tupl
 
 
 def _svd(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    u, s, vt = jnp.linalg.svd(x, full_matrices=False)
+    # LAPACK may never return for a matrix that holds an infinity. It returns NaN for one that holds NaN.
+    finite = jnp.isfinite(sum_of(jnp.where(jnp.isfinite(x), jnp.zeros_like(x), x)))
+    u, s, vt = jnp.linalg.svd(jnp.where(finite, x, jnp.full_like(x, jnp.nan)), full_matrices=False)
     return u, s, vt
 
 
