@@ -147,6 +147,12 @@ def _make_decoupled_adam(rate, *rules, around=_alone, **options):
     return optax.chain(around(optax.scale_by_adam(**ADAM)), _added(rules, options), around(scale_by_rate))
 
 
+def _make_around_adam(rate, *rules, around=_alone, **options):
+    return functools.reduce(
+        lambda tx, one: jaxreg.decoupled(tx, one, rate, **options), rules, around(optax.adam(rate, **ADAM))
+    )
+
+
 def _make_proximal(optimizer, **metric):
     def make(rate, *rules, around=_alone, **options):
         return functools.reduce(
@@ -200,6 +206,7 @@ TRANSFORMS = (
     Transform("coupled, SGD", _make_coupled(optax.sgd), coupled(sgd), takes_narrow=True),
     Transform("coupled, Adam", _make_coupled(_adam), coupled(adam), adam=True),
     Transform("decoupled, Adam", _make_decoupled_adam, decoupled(adam), adam=True),
+    Transform("decoupled around Adam", _make_around_adam, decoupled(adam), jaxreg.DecoupledState, adam=True),
     _proximal_row("proximal, SGD", optax.sgd, proximal(sgd)),
     _proximal_row("proximal, Adam", _adam, proximal(adam), adam=True),
     _proximal_row("proximal, Adam in its metric", _adam, proximal(adam, in_metric=True, cap=CAP), adam=True, **METRIC),
