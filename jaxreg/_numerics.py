@@ -113,7 +113,7 @@ def add_up(values: Iterable[jax.Array]) -> jax.Array:
     return result
 
 
-def _near_one(x: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array, jax.Array]:
+def near_one(x: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns `x` with magnitudes of at most 1 along `axes`, the factors taken out of it, and their reciprocals.
 
     Both are constants from tiny to 1 / tiny, since hardware may take a smaller number for 0.
@@ -129,7 +129,7 @@ def norms(x: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array]:
 
     No square overflows then, and no quotient by the norm does. The gradient at a zero vector is 0.
     """
-    x, factor, _ = _near_one(x, axes)
+    x, factor, _ = near_one(x, axes)
     return factor, root(sum_of(jnp.square(x), axes))
 
 
@@ -155,7 +155,7 @@ def unit_rows(x: jax.Array, epsilon: float = 1e-7) -> UnitRows:
     that factor, which is why its gradient may be stopped. A row whose norm is below `epsilon` is divided by `epsilon`.
     Its gradient is the plain one, so that of a zero row is finite.
     """
-    rows, _, reciprocal = _near_one(x, -1)
+    rows, _, reciprocal = near_one(x, -1)
     squares = sum_of(jnp.square(rows), -1)
     least = epsilon * reciprocal
     is_long = jnp.sqrt(squares) > least

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxreg._numerics import largest, sum_of
+from jaxreg._numerics import largest, near_one, sum_of
 
 Map = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -81,13 +81,19 @@ def spectral_norm(x: jax.Array) -> jax.Array:
 @nuclear_norm.defjvp
 def _nuclear_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     (x,), (dx,) = primals, tangents
-    return nuclear_norm(x), sum_of(_mapped(_nonzero, 0.0, x, _tolerance(x)) * dx)
+    return nuclear_norm(x), sum_of(_gradient(_nonzero, x) * dx)
 
 
 @spectral_norm.defjvp
 def _spectral_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     (x,), (dx,) = primals, tangents
-    return spectral_norm(x), sum_of(_mapped(_mean_of_largest, 0.0, x, _tolerance(x)) * dx)
+    return spectral_norm(x), sum_of(_gradient(_mean_of_largest, x) * dx)
+
+
+def _gradient(g: Map, x: jax.Array) -> jax.Array:
+    """Returns U diag(g(σ)) Vᵀ for a `g` that jumps and does not depend on the scale of σ, which may overflow."""
+    x, _, _ = near_one(x, (0, 1))
+    return _mapped(g, 0.0, x, _tolerance(x))
 
 
 def _svd(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

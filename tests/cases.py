@@ -1,71 +1,26 @@
-"""The table of cases. A new penalty or regularizer is a row here, and the row inherits every law of `test_laws.py`.
+"""The table of cases. A new penalty is one row of `CASES`, and the row inherits every law.
 
-The references are NumPy in float64, written from the formulas, with loops where those read best.
+A row names a penalty, its prox and its regularizer, their NumPy reference, and for every option the values that are
+tried. It expands to variants: each layout (a shape, and the axes that see it as matrices or groups) with a covering of
+the values of the other options, in which every two values of two options meet. What a law does not hold for is a flag
+of the row.
 """
 
 import dataclasses
-from collections.abc import Callable
+import functools
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from sparse_cases import (
-    SPARSE,
-    groups_reference,
-    huber_reference,
-    mcp_reference,
-    over_weights,
-    scad_reference,
-)
+import references as ref
 
 import jaxreg
-from jaxreg import penalties
+from jaxreg import penalties, prox
 from jaxreg._gram import mean_absolute_cosine
 from jaxreg._numerics import as_wide
-
-
-def cosines_reference(x, mode="rows", epsilon=1e-7):
-    """Mean |cosine| of one matrix, pair by pair."""
-    rows = np.asarray(x, np.float64)
-    rows = rows if mode == "rows" else rows.T
-    with np.errstate(under="ignore"):
-        units = [row / max(np.sqrt(np.sum(np.square(row.astype(np.longdouble)))), epsilon) for row in rows]
-        n = len(units)
-        pairs = [abs(np.dot(units[i], units[j])) for i in range(n) for j in range(n) if i != j]
-    return float(sum(pairs) / (n * (n - 1))) if n > 1 else 0.0
-
-
-def frame_potential_reference(x, mode="rows"):
-    """Mean cos², pair by pair, less what the Welch bound says it must be."""
-    rows = np.asarray(x, np.float64)
-    rows = rows if mode == "rows" else rows.T
-    n, d = rows.shape
-    if n < 2 or d == 0:
-        return 0.0
-    with np.errstate(under="ignore"):
-        units = np.stack([row / max(np.sqrt(np.sum(np.square(row.astype(np.longdouble)))), 1e-7) for row in rows])
-        if n <= d:
-            pairs = [np.dot(units[i], units[j]) ** 2 for i in range(n) for j in range(n) if i != j]
-            return float(sum(pairs) / (n * (n - 1)))
-        return float(np.linalg.norm((units.T @ units - n / d * np.eye(d)).astype(np.float64)) ** 2 / (n * (n - 1)))
-
-
-def over_matrices(x, out, batch=(), mode="rows", one=cosines_reference):
-    """The reference over the matrices of a kernel, its axes picked one index at a time."""
-    x = np.asarray(x, np.float64)
-    rows = [axis for axis in range(x.ndim) if axis not in out + batch]
-    total = 0.0
-    for place in np.ndindex(*(x.shape[axis] for axis in batch)):
-        part = x
-        for axis, index in sorted(zip(batch, place, strict=True), reverse=True):
-            part = np.take(part, index, axis=axis)
-
-        def position(axis):
-            return axis - sum(b < axis for b in batch)
-
-        part = np.transpose(part, [position(axis) for axis in rows] + [position(axis) for axis in out])
-        sizes = [int(np.prod([x.shape[axis] for axis in axes])) for axes in (rows, out)]
-        total += one(part.reshape(sizes), mode)
-    return total
 
 
 class Cube(jaxreg.Regularizer):
@@ -99,158 +54,575 @@ CUSTOM = {"Cube": Cube, "KerasStyle": KerasStyle, "half_sum_of_squares": half_su
 
 
 @dataclasses.dataclass(frozen=True)
+class Layout:
+    """A shape, the options that see it as matrices or groups, and the same view in the words of the reference."""
+
+    shape: tuple
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    view: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def weights(*shapes):
+    return tuple(Layout(shape) for shape in shapes)
+
+
+def groups(shape, within, **options):
+    return Layout(shape, options, {"within": within})
+
+
+def matrices(shape, rows, columns, batch=(), **options):
+    return Layout(shape, options, {"rows": rows, "columns": columns, "batch": batch})
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Case:
-    """A pure penalty, its reference, and the shapes that it is tried on."""
+    """A row of the table.
 
-    name: str
-    penalty: Callable
+    Attributes:
+      penalty, prox: the two functions, or None.
+      regularizer: the class; or a function that makes a regularizer of the options alone, which are then its strengths.
+      reference: a function of a batch of points and the same options.
+      options: the values that are tried for each keyword option, in the table of all of them. A value may be a
+        function of the shape of the array. Floats and arrays are numbers, which may be traced; others are static.
+      layouts: the shapes, with their axes.
+      steps: the steps that the prox is tried with.
+      name: what the tests call the row, by default the name of the penalty.
+      above: the options that must be greater than a number, with this number. The others must be >= 0.
+    """
+
+    penalty: Callable | None
+    prox: Callable | None
+    regularizer: Callable | None
     reference: Callable
-    shapes: tuple
-    scale_invariant: bool = False
-    at_zero: bool = True  # least at 0
-    squares: bool = False  # beyond float32 where a square is
-    shards: bool = False  # of any matrix, sharded along any axis
+    options: Mapping[str, tuple] = dataclasses.field(default_factory=dict)
+    layouts: tuple = weights((3, 4), ())
+    steps: tuple = (0.3, 1.7)
+    name: str = ""
+    above: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    # The flags. Each says what holds for the row.
+    convex: bool = True
+    degree: float | None = None  # the penalty of c·x is c to this power times that of x
+    separable: bool = False  # a sum over single weights
+    steps_for_each: bool = False  # the prox takes a step for each weight
+    metric_prox: bool = False  # the regularizer does so too, under Adam's metric
+    least_at_zero: bool = True
+    kills: bool = True  # the prox makes small weights exactly zero
+    computes_svd: bool = False  # the prox is exact only to the rounding of a decomposition
+    overflows: bool = False  # the exact value is beyond float32 where the square of a weight is
+    underflows: bool = False  # products of weights are below float32 where the weights are tiny
+    bounded: bool = False  # the penalty of an infinite weight is finite
+    flat: bool = False  # the gradient is 0 everywhere, and the regularizer refuses to be differentiated
+    shards: bool = False  # any array, sharded along any axis, keeps its sharding in the gradient
+    shards_in_prox: bool = False
+    composes_prox: bool = False  # the regularizer has a prox that is no function of its own
+    zero_strength: bool = True  # a strength of 0 makes exactly 0, also of what overflows
+    none_is_default: bool = False  # None stands for the default of a strength, as in Keras
+    needs_custom: bool = False  # its config can be read only with the custom objects
+
+    def __post_init__(self):
+        object.__setattr__(self, "name", self.name or self.penalty.__name__)
 
     def __str__(self):
         return self.name
 
 
-def _on_matrices(penalty, one):
-    def case(name, shapes, out, batch=(), mode="rows", **options):
-        return Case(
-            name,
-            lambda x: penalty(x, mode=mode, **options),
-            lambda x: over_matrices(x, out, batch, mode, one),
-            shapes,
-            scale_invariant=True,
-        )
-
-    return case
+def is_numeric(value):
+    return callable(value) or isinstance(value, float | np.ndarray)
 
 
-def _tiled(x, mode):
-    """The kernel with tiles of 2 rows, so that a small matrix has many, the last one ragged."""
-    return mean_absolute_cosine(as_wide(x), tile=2)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Variant:
+    """A row at one layout, with one value for each of its other options."""
+
+    case: Case
+    layout: Layout
+    options: Mapping[str, Any]
+
+    def __str__(self):
+        def brief(value):
+            return getattr(value, "__name__", str(value))
+
+        shown = [*self.layout.options.items(), *self.options.items()]
+        return "-".join([self.case.name, str(self.shape), *(f"{name}={brief(value)}" for name, value in shown)])
+
+    @property
+    def shape(self):
+        return self.layout.shape
+
+    @property
+    def static(self):
+        """The options that are no numbers, as a tuple that a cache can hold."""
+        chosen = {name: value for name, value in self.options.items() if not is_numeric(value)}
+        return tuple((self.layout.options | chosen).items())
+
+    def numbers(self, shape):
+        """The options that are numbers, for an array of this shape."""
+        numeric = {name: value for name, value in self.options.items() if is_numeric(value)}
+        return {name: value(shape) if callable(value) else value for name, value in numeric.items()}
+
+    def reference(self, points, **numbers):
+        points = np.asarray(points, np.float64)
+        chosen = {name: value for name, value in self.options.items() if not is_numeric(value)}
+        return self.case.reference(points, **self.layout.view, **chosen, **(self.numbers(points.shape[1:]) | numbers))
+
+    def reference_at(self, x):
+        return float(self.reference(np.asarray(x, np.float64)[None])[0])
+
+    def penalty(self, x):
+        """The penalty with its options as Python has them."""
+        return self.case.penalty(x, **dict(self.static), **self.numbers(np.shape(x)))
+
+    def prox(self, x, step):
+        return self.case.prox(x, step, **dict(self.static), **self.numbers(np.shape(x)))
 
 
-_orthogonal = _on_matrices(penalties.orthogonal, cosines_reference)
-_frame = _on_matrices(penalties.frame_potential, frame_potential_reference)
-_tiles = _on_matrices(_tiled, cosines_reference)
+def covering(factors):
+    """Choices of one value for each factor, so that every two values of two factors meet in one of them."""
+    indices = itertools.product(*(range(len(values)) for values in factors.values()))
+    every = [dict(zip(factors, choice, strict=True)) for choice in indices]
+
+    def meetings(choice):
+        return set(itertools.combinations(choice.items(), min(len(factors), 2)))
+
+    missing, chosen = set().union(*map(meetings, every)), []
+    while missing:
+        best = max(every, key=lambda choice: len(meetings(choice) & missing))
+        missing -= meetings(best)
+        chosen.append({name: factors[name][index] for name, index in best.items()})
+    return chosen or [{}]
 
 
-PENALTIES = (
-    Case("l1", penalties.l1, lambda x: np.sum(np.abs(x)), ((), (7,), (3, 4), (2, 3, 4)), shards=True),
-    Case("l2", penalties.l2, lambda x: np.sum(np.square(x)), ((), (7,), (3, 4), (2, 3, 4)), squares=True, shards=True),
-    *(
-        Case(
-            case.name,
-            case.penalty,
-            lambda x, case=case: float(case.reference(np.asarray(x, np.float64)[None])[0]),
-            case.shapes,
-            scale_invariant=case.function == "l0",
-            at_zero=case.at_zero,
-            squares=case.squares,
-            shards=case.shards and (3, 4) in case.shapes,
-        )
-        for case in SPARSE
-        if not case.name.startswith("prox of")
-    ),
-    _orthogonal("orthogonal rows", ((3, 5), (5, 3), (2, 2)), (1,)),
-    _orthogonal("orthogonal columns", ((3, 5), (5, 3)), (1,), mode="columns"),
-    _orthogonal("orthogonal conv", ((3, 2, 4, 5),), (3,), mode="columns"),
-    _orthogonal("orthogonal query", ((5, 2, 3),), (1, 2), mode="columns", out_axis=(1, 2)),
-    _orthogonal("orthogonal per head", ((5, 2, 3),), (2,), (1,), mode="columns", batch_axis=1),
-    _orthogonal("orthogonal stacked", ((4, 5, 3),), (2,), (0,), batch_axis=0),
-    _orthogonal("orthogonal Equinox", ((5, 3),), (0,), mode="columns", out_axis=0),
-    _tiles("tiles of two rows", ((5, 3), (7, 2), (4, 6)), (1,)),
-    _frame("frame potential rows", ((3, 5), (5, 3), (3, 3)), (1,)),
-    _frame("frame potential columns", ((3, 5), (5, 3)), (1,), mode="columns"),
-    _frame("frame potential per head", ((5, 2, 3),), (2,), (1,), mode="columns", batch_axis=1),
-    _orthogonal("orthogonal negative axes", ((2, 3, 4, 5),), (2, 1), (0,), out_axis=(-2, -3), batch_axis=-4),
+def variants_of(case):
+    for layout in case.layouts:
+        for options in covering(case.options):
+            yield Variant(case, layout, options)
+
+
+def target_of(shape):
+    return np.cos(np.arange(np.prod(shape, dtype=int)) * 1.3).reshape(shape).astype(np.float32)
+
+
+def other_target_of(shape):
+    return (1.5 * target_of(shape)[..., ::-1] if shape else 1.5 * target_of(shape)).astype(np.float32)
+
+
+def fisher_of(shape):
+    return (0.2 + np.sin(np.arange(np.prod(shape, dtype=int)) * 0.7) ** 2).reshape(shape).astype(np.float32)
+
+
+def tiles(x, *, rows, columns, batch, mode, tile):
+    """The kernel with tiles of a few rows, so that a small matrix has many, the last one ragged."""
+    x = as_wide(x)
+    sizes = [int(np.prod([x.shape[axis] for axis in axes])) for axes in (batch, rows, columns)]
+    seen = jnp.transpose(x, (*batch, *rows, *columns)).reshape(sizes)
+    seen = seen if mode == "rows" else jnp.swapaxes(seen, 1, 2)
+    return jnp.sum(jax.vmap(functools.partial(mean_absolute_cosine, tile=tile))(seen))
+
+
+def tiled(shape, rows, columns, batch=()):
+    view = {"rows": rows, "columns": columns, "batch": batch}
+    return Layout(shape, view, view)
+
+
+WEIGHTS = weights((3, 4), (), (7,), (2, 3, 4))
+GROUPS = (
+    groups((3, 4), within=(0,)),
+    groups((1, 3), within=(0,)),
+    groups((5,), within=()),
+    groups((2, 1, 3, 4), within=(0, 1, 2)),
+    groups((2, 1, 3, 4), within=(0, 1, 3), group_axis=-2),
+    groups((2, 4, 3), within=(1,), group_axis=(0, 2)),
+    groups((2, 4, 3), within=(1,), batch_axis=0),
+    groups((3, 4), within=(1,), group_axis=0),
 )
+# The axes of the last two come in the order of a 3-cycle, whose inverse is another permutation.
+MATRICES = (
+    matrices((3, 5), (0,), (1,)),
+    matrices((5, 3), (0,), (1,)),
+    matrices((5, 3), (1,), (0,), out_axis=0),
+    matrices((3, 2, 2, 5), (0, 1, 2), (3,)),
+    matrices((5, 2, 3), (0,), (1, 2), out_axis=(1, 2)),
+    matrices((2, 3, 2, 4), (3,), (2, 1), (0,), out_axis=(-2, -3), batch_axis=-4),
+    matrices((4, 3, 2), (0,), (1,), (2,), out_axis=1, batch_axis=2),
+    matrices((3, 4, 2), (2,), (0,), (1,), out_axis=0, batch_axis=1),
+)
+SUMS = {"layouts": weights((4, 3)), "overflows": True}
+COSINES = {"reference": ref.cosines, "degree": 0.0, "underflows": True}
 
-
-@dataclasses.dataclass(frozen=True)
-class RegularizerCase:
-    """A regularizer made of strengths, and its reference, a function of x and the same strengths."""
-
-    name: str
-    make: Callable
-    reference: Callable
-    strengths: tuple
-
-    def __str__(self):
-        return self.name
-
-
-def _l1(x):
-    return np.sum(np.abs(x))
-
-
-def _l2(x):
-    return np.sum(np.square(x))
-
-
-REGULARIZERS = (
-    RegularizerCase("L1", jaxreg.L1, lambda x, s: s * _l1(x), (0.3,)),
-    RegularizerCase("L2", jaxreg.L2, lambda x, s: s * _l2(x), (0.3,)),
-    RegularizerCase("L1L2", jaxreg.L1L2, lambda x, s, t: s * _l1(x) + t * _l2(x), (0.3, 0.2)),
-    RegularizerCase(
-        "OrthogonalRegularizer rows",
+CASES = (
+    Case(
+        penalties.l1,
+        prox.l1,
+        jaxreg.L1,
+        none_is_default=True,
+        reference=ref.of_weights(lambda size: size),
+        layouts=WEIGHTS,
+        degree=1.0,
+        separable=True,
+        steps_for_each=True,
+        metric_prox=True,
+        shards=True,
+        shards_in_prox=True,
+    ),
+    Case(
+        penalties.l2,
+        prox.l2,
+        jaxreg.L2,
+        none_is_default=True,
+        reference=ref.of_weights(np.square),
+        layouts=WEIGHTS,
+        degree=2.0,
+        separable=True,
+        steps_for_each=True,
+        metric_prox=True,
+        kills=False,
+        overflows=True,
+        shards=True,
+        shards_in_prox=True,
+    ),
+    Case(
+        penalties.l1_l2,
+        prox.l1_l2,
+        jaxreg.L1L2,
+        none_is_default=True,
+        reference=ref.of_weights(ref.elastic_net),
+        options={"l1": (0.7, 1.3), "l2": (0.4, 1.1)},
+        separable=True,
+        steps_for_each=True,
+        metric_prox=True,
+        overflows=True,
+        shards=True,
+        shards_in_prox=True,
+    ),
+    Case(
+        penalties.l0,
+        prox.l0,
+        jaxreg.L0,
+        reference=ref.of_weights(ref.is_not_zero),
+        convex=False,
+        degree=0.0,
+        separable=True,
+        steps_for_each=True,
+        bounded=True,
+        flat=True,
+        shards_in_prox=True,
+    ),
+    Case(
+        penalties.l_half,
+        prox.l_half,
+        jaxreg.LHalf,
+        reference=ref.of_weights(np.sqrt),
+        convex=False,
+        degree=0.5,
+        separable=True,
+        steps_for_each=True,
+        metric_prox=True,
+        shards=True,
+        shards_in_prox=True,
+    ),
+    Case(
+        penalties.huber,
+        prox.huber,
+        jaxreg.Huber,
+        reference=ref.of_weights(ref.huber),
+        options={"delta": (0.5, 1.0, 1e-3)},
+        above={"delta": 0.0},
+        separable=True,
+        steps_for_each=True,
+        metric_prox=True,
+        kills=False,
+        shards=True,
+        shards_in_prox=True,
+    ),
+    Case(
+        penalties.mcp,
+        prox.mcp,
+        jaxreg.MCP,
+        reference=ref.of_weights(ref.mcp),
+        options={"lam": (0.8, 1.2), "gamma": (2.0, 1.3, 3.0)},
+        above={"gamma": 0.0},
+        steps=(0.3, 1.3, 1.7, 2.5),  # the last ones are longer than some γ
+        convex=False,
+        separable=True,
+        steps_for_each=True,
+        bounded=True,
+        shards=True,
+        shards_in_prox=True,
+    ),
+    Case(
+        penalties.scad,
+        prox.scad,
+        jaxreg.SCAD,
+        reference=ref.of_weights(ref.scad),
+        options={"lam": (0.4, 1.1), "a": (3.7, 2.5)},
+        above={"a": 1.0},
+        steps=(0.3, 1.5, 1.7, 1.8, 4.0),  # the last ones are longer than some a − 1
+        convex=False,
+        separable=True,
+        steps_for_each=True,
+        bounded=True,
+        shards=True,
+        shards_in_prox=True,
+    ),
+    Case(
+        penalties.log_sum,
+        prox.log_sum,
+        jaxreg.LogSum,
+        reference=ref.of_weights(ref.log_sum),
+        options={"epsilon": (1.0, 0.3, 1e-3, 1e-30)},
+        above={"epsilon": 0.0},
+        convex=False,
+        separable=True,
+        steps_for_each=True,
+        metric_prox=True,
+        shards=True,
+        shards_in_prox=True,
+    ),
+    Case(
+        penalties.anchor,
+        prox.anchor,
+        None,
+        reference=ref.anchor,
+        options={"target": (target_of, other_target_of), "fisher": (fisher_of, 0.7)},
+        separable=True,
+        steps_for_each=True,
+        least_at_zero=False,
+        kills=False,
+        overflows=True,
+    ),
+    Case(
+        penalties.linf,
+        prox.linf,
+        jaxreg.LInf,
+        reference=ref.largest,
+        degree=1.0,
+        kills=True,
+        shards=True,
+    ),
+    Case(
+        penalties.group_lasso,
+        prox.group_lasso,
+        jaxreg.GroupLasso,
+        reference=ref.group_norms,
+        options={"size_weighted": (False, True)},
+        layouts=GROUPS,
+        steps=(0.3, 2.5),
+        degree=1.0,
+        steps_for_each=True,
+        metric_prox=True,
+        shards=True,
+        shards_in_prox=True,
+    ),
+    Case(
+        penalties.sparse_group_lasso,
+        prox.sparse_group_lasso,
+        jaxreg.SparseGroupLasso,
+        reference=ref.sparse_groups,
+        options={"size_weighted": (False, True), "l1": (0.6, 1.0), "group": (0.8, 1.4)},
+        layouts=(*GROUPS[:1], *GROUPS[4:]),
+        degree=1.0,
+        steps_for_each=True,
+        metric_prox=True,
+        shards=True,
+        shards_in_prox=True,
+    ),
+    Case(
+        penalties.nuclear,
+        prox.nuclear,
+        jaxreg.Nuclear,
+        reference=ref.nuclear,
+        layouts=(*MATRICES, matrices((1, 4), (0,), (1,))),
+        degree=1.0,
+        computes_svd=True,
+    ),
+    Case(
+        penalties.spectral,
+        prox.spectral,
+        jaxreg.Spectral,
+        reference=ref.spectral,
+        layouts=(*MATRICES, matrices((1, 4), (0,), (1,))),
+        degree=1.0,
+        kills=False,
+        computes_svd=True,
+    ),
+    Case(
+        penalties.orthogonal,
+        None,
         jaxreg.OrthogonalRegularizer,
-        lambda x, s: s * over_matrices(x, (x.ndim - 1,)),
-        (0.3,),
+        options={"mode": ("rows", "columns")},
+        layouts=(*MATRICES, matrices((2, 2), (0,), (1,))),
+        **COSINES,
     ),
-    RegularizerCase(
-        "OrthogonalRegularizer heads",
-        lambda s: jaxreg.OrthogonalRegularizer(s, "columns", out_axis=(0,), batch_axis=()),
-        lambda x, s: s * over_matrices(x, (0,), mode="columns"),
-        (0.3,),
+    Case(
+        tiles,
+        None,
+        None,
+        options={"mode": ("rows", "columns"), "tile": (2, 3)},
+        layouts=(tiled((5, 3), (0,), (1,)), tiled((4, 2, 7), (0,), (2,), (1,))),
+        **(COSINES | {"reference": lambda points, tile, **options: ref.cosines(points, **options)}),
     ),
-    RegularizerCase(
-        "FramePotential",
-        lambda s: jaxreg.FramePotential(s, "columns"),
-        lambda x, s: s * frame_potential_reference(x, "columns"),
-        (0.3,),
+    Case(
+        penalties.frame_potential,
+        None,
+        jaxreg.FramePotential,
+        options={"mode": ("rows", "columns")},
+        layouts=(*MATRICES, matrices((3, 3), (0,), (1,))),
+        **(COSINES | {"reference": ref.frame_potential}),
     ),
-    *(
-        RegularizerCase(cls.__name__, cls, lambda x, s, one=one: s * one(x[None])[0], (0.3,))
-        for cls, one in (
-            (jaxreg.LHalf, over_weights(np.sqrt)),
-            (jaxreg.Huber, over_weights(lambda size: huber_reference(size, 1.0))),
-            (jaxreg.MCP, over_weights(lambda size: mcp_reference(size, 1.0, 3.0))),
-            (jaxreg.SCAD, over_weights(lambda size: scad_reference(size, 1.0, 3.7))),
-            (jaxreg.LogSum, over_weights(np.log1p)),
-            (jaxreg.LInf, lambda points: np.max(np.abs(points).reshape(len(points), -1), axis=1)),
-            (jaxreg.GroupLasso, groups_reference((0,))),
-            (jaxreg.SparseGroupLasso, lambda p: over_weights(np.abs)(p) + groups_reference((0,))(p)),
-            (jaxreg.Nuclear, lambda p: np.sum(np.linalg.svd(p, compute_uv=False), axis=-1)),
-            (jaxreg.Spectral, lambda p: np.max(np.linalg.svd(p, compute_uv=False), axis=-1)),
-        )
+    Case(
+        None,
+        None,
+        lambda s, t: jaxreg.L1(s) + jaxreg.L2(t),
+        reference=ref.of_weights(lambda size, s, t: s * size + t * size**2),
+        options={"s": (0.3,), "t": (2.0,)},
+        name="sum",
+        composes_prox=True,
+        metric_prox=True,
+        **SUMS,
     ),
-    RegularizerCase(
-        "SparseGroupLasso with its weights",
-        lambda s, t, u: jaxreg.SparseGroupLasso(s, 0, l1=t, group=u, size_weighted=True),
-        lambda x, s, t, u: s * (t * _l1(x) + u * groups_reference((1,), True)(x[None])[0]),
-        (0.3, 0.5, 0.7),
+    Case(
+        None,
+        None,
+        lambda s, t: s * jaxreg.L1(t),
+        reference=ref.of_weights(lambda size, s, t: s * t * size),
+        options={"s": (2.0,), "t": (0.3,)},
+        name="multiple",
+        composes_prox=True,
+        metric_prox=True,
+        **SUMS,
     ),
-    RegularizerCase(
-        "MCP with its shape",
-        lambda s, t: jaxreg.MCP(s, lam=t, gamma=1.4),
-        lambda x, s, t: s * over_weights(lambda size: mcp_reference(size, t, 1.4))(x[None])[0],
-        (0.3, 0.9),
-    ),
-    RegularizerCase("sum", lambda s, t: jaxreg.L1(s) + jaxreg.L2(t), lambda x, s, t: s * _l1(x) + t * _l2(x), (0.3, 2)),
-    RegularizerCase("scaled", lambda s, t: s * jaxreg.L1(t), lambda x, s, t: s * t * _l1(x), (2.0, 0.3)),
-    RegularizerCase(
-        "nested",
+    Case(
+        None,
+        None,
         lambda s, t: 2.0 * (jaxreg.L1(s) + jaxreg.L2(t) * 3.0),
-        lambda x, s, t: 2 * s * _l1(x) + 6 * t * _l2(x),
-        (0.3, 0.1),
+        reference=ref.of_weights(lambda size, s, t: 2 * s * size + 6 * t * size**2),
+        options={"s": (0.3,), "t": (0.1,)},
+        name="nested",
+        composes_prox=True,
+        metric_prox=True,
+        **SUMS,
     ),
-    RegularizerCase(
-        "with a function", lambda s: jaxreg.L1(s) + half_sum_of_squares, lambda x, s: s * _l1(x) + _l2(x) / 2, (0.3,)
+    Case(
+        None,
+        None,
+        lambda s, t, lam: s * jaxreg.MCP(t, lam=lam, gamma=1.4),
+        reference=ref.of_weights(lambda size, s, t, lam: s * t * ref.mcp(size, lam, 1.4)),
+        options={"s": (2.0,), "t": (0.3,), "lam": (0.9,)},
+        name="multiple with a shape",
+        composes_prox=True,
+        **SUMS,
     ),
-    RegularizerCase("annotated subclass", Cube, lambda x, s: s * np.sum(np.abs(x) ** 3), (0.3,)),
-    RegularizerCase("Keras's form of a subclass", KerasStyle, lambda x, s: s * _l2(x), (0.3,)),
+    Case(
+        None,
+        None,
+        lambda s, t: jaxreg.GroupLasso(s) + jaxreg.L1(t),
+        reference=lambda points, s, t: ref.sparse_groups(points, (0,), l1=t, group=s),
+        options={"s": (0.3,), "t": (0.2,)},
+        name="sum without a prox",
+        **SUMS,
+    ),
+    Case(
+        None,
+        None,
+        lambda s: jaxreg.L1(s) + half_sum_of_squares,
+        reference=ref.of_weights(lambda size, s: s * size + size**2 / 2),
+        options={"s": (0.3,)},
+        name="with a function",
+        zero_strength=False,
+        needs_custom=True,
+        **SUMS,
+    ),
+    Case(
+        None,
+        None,
+        Cube,
+        reference=ref.of_weights(lambda size, factor: factor * size**3),
+        options={"factor": (0.3,)},
+        name="annotated subclass",
+        zero_strength=False,
+        **SUMS,
+    ),
+    Case(
+        None,
+        None,
+        KerasStyle,
+        reference=ref.of_weights(lambda size, l2: l2 * size**2),
+        options={"l2": (0.3,)},
+        name="Keras's form of a subclass",
+        zero_strength=False,
+        **SUMS,
+    ),
 )
+PENALTIES = tuple(case for case in CASES if case.penalty is not None)
+PROXES = tuple(case for case in CASES if case.prox is not None)
+VARIANTS = tuple(variant for case in PENALTIES for variant in variants_of(case))
+# One variant of each layout of each row, for the laws that take long to compile. The static options take turns.
+KERNELS = tuple(
+    chosen[index % len(chosen)]
+    for case in PENALTIES
+    for index, layout in enumerate(case.layouts)
+    if (chosen := [v for v in VARIANTS if v.layout is layout and v.case is case])
+)
+# Three layouts of each row, the last of which has its axes in another order, and one layout of each row. They are for
+# laws that compile several programs.
+FEW = tuple(v for v in KERNELS if v.layout in (*v.case.layouts[:2], v.case.layouts[-1]))
+ONE = tuple(v for v in KERNELS if v.layout is v.case.layouts[0])
+# All variants of these functions: the options that are numbers are traced, so that nothing more is compiled.
+NUMBERED = tuple(
+    v for v in VARIANTS if any((v.case, v.layout, v.static) == (k.case, k.layout, k.static) for k in KERNELS)
+)
+FEW_NUMBERED = tuple(v for v in NUMBERED if any(v.layout is few.layout for few in FEW))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Made:
+    """A regularizer as a function of its strengths, with values for these."""
+
+    variant: Variant
+    own: Mapping[str, float]  # the strength that no option of the penalty is, if there is one
+
+    def __str__(self):
+        return "-".join([str(self.variant), *(f"{name}={value}" for name, value in self.own.items())])
+
+    @property
+    def case(self):
+        return self.variant.case
+
+    @property
+    def shape(self):
+        return self.variant.shape
+
+    @property
+    def strengths(self):
+        return dict(self.own) | self.variant.numbers(self.shape)
+
+    def make(self, **strengths):
+        return self.case.regularizer(**(self.strengths | strengths), **dict(self.variant.static))
+
+    def reference(self, points, **strengths):
+        values = self.strengths | strengths
+        factor = np.prod([values.pop(name) for name in self.own])
+        return factor * self.variant.reference(points, **values)
+
+    def reference_at(self, x, **strengths):
+        return float(self.reference(np.asarray(x, np.float64)[None], **strengths)[0])
+
+
+def own_strengths(case):
+    """The fields of the class that are numbers and no options of its penalty."""
+    fields = getattr(case.regularizer, "__dataclass_fields__", {})
+    numbers = [field.name for field in fields.values() if isinstance(field.default, float)]
+    return [name for name in numbers if name not in case.options]
+
+
+def made_of(case):
+    """The variants of the row with a strength, whose values take turns."""
+    values = itertools.cycle((0.3, 2.0))
+    for variant in variants_of(case):
+        yield Made(variant, {name: next(values) for name in own_strengths(case)})
+
+
+REGULARIZERS = tuple(made for case in CASES if case.regularizer is not None for made in made_of(case))
+# One of each layout of each row, and one of each row.
+MAKERS = tuple({(m.case, m.variant.layout.shape, str(m.variant.layout.options)): m for m in REGULARIZERS}.values())
+MADE = tuple({m.case: m for m in reversed(REGULARIZERS)}.values())[::-1]

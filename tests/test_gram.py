@@ -1,11 +1,12 @@
-"""The tiled Gram kernel against NumPy in float64 at many shapes and tile sizes; frame potential; samples."""
+"""The tiled Gram kernel against NumPy in float64 at many shapes and tile sizes; frame potential."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import jaxreg
 from jaxreg import _gram, penalties
 
 
@@ -144,6 +145,25 @@ def test_precision_reaches_every_product(precision, penalty):
     assert {str(equation.params["precision"]) for _, equation in found} == wanted
 
 
+@pytest.mark.parametrize("n", [_gram.DENSE + 1, 2 * _gram.DENSE])
+def test_precision_reaches_every_product_of_the_tiles(n):
+    """Small arrays are one tile; these have several, whose products are others."""
+    x = jax.ShapeDtypeStruct((n, 6), jnp.float32)
+    wanted = str((jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGHEST))
+
+    def value(x):
+        return penalties.orthogonal(x, precision="highest")
+
+    def product(x):
+        return jax.jvp(jax.grad(value), (x,), (x,))[1]
+
+    # The value makes the tiles on and off the diagonal; the gradient multiplies the first once and the others twice.
+    for function, at_least in ((value, 2), (jax.grad(value), 5), (product, 10)):
+        found = dots(function, x)
+        assert len(found) >= at_least
+        assert {str(equation.params["precision"]) for _, equation in found} == {wanted}
+
+
 def test_default_precision_follows_jax():
     x = jnp.asarray(matrix(20, 6), jnp.float32)
     with jax.default_matmul_precision("highest"):
@@ -161,6 +181,17 @@ def test_large_batches_go_one_by_one_to_the_same_sum():
     together = jax.grad(lambda x: penalties.orthogonal(x, batch_axis=0))(x)
     apart = jnp.stack([jax.grad(penalties.orthogonal)(part) for part in x])
     np.testing.assert_allclose(together, apart, rtol=1e-5, atol=1e-8)
+
+
+def test_memory_of_a_batch_of_large_matrices():
+    """They go one by one, so that a batch takes little more memory than one of them."""
+    n, d = 2 * _gram.DENSE, 16
+    for function in (penalties.orthogonal, jax.grad(lambda x: penalties.orthogonal(x, batch_axis=0))):
+        batched = functools.partial(function, batch_axis=0) if function is penalties.orthogonal else function
+        x = jax.ShapeDtypeStruct((6, n, d), jnp.float32)
+        temporary = jax.jit(batched).lower(x).compile().memory_analysis().temp_size_in_bytes
+        # The whole batch, and what one matrix takes by `test_flops_and_memory_are_what_is_promised`.
+        assert temporary < 4 * (2 * 6 * n * d + 6 * n * d + 6 * _gram.TILE**2)
 
 
 # Frame potential: gradient descent reaches tight frames, whose excess is 0.
@@ -190,104 +221,3 @@ def test_frame_potential_descends_to_a_tight_frame(n, d):
 def test_frame_potential_is_exact_at_its_minimum_in_float32():
     frame = jnp.tile(jnp.eye(8), (512, 1))  # 4096 rows, every pair of 8 dimensions evenly used
     assert penalties.frame_potential(frame) == 0
-
-
-# Samples.
-
-
-def test_a_sample_is_an_unbiased_estimate():
-    x = jnp.asarray(matrix(40, 5), jnp.float32)
-    exact = float(penalties.orthogonal(x))
-    keys = jax.random.split(jax.random.key(0), 4000)
-    estimates = np.asarray(jax.jit(jax.vmap(lambda key: penalties.orthogonal(x, sample=6, key=key)))(keys))
-    assert estimates.std() > 1e-3
-    assert abs(estimates.mean() - exact) < 4 * estimates.std() / np.sqrt(len(keys))
-    gradients = jax.jit(jax.vmap(lambda key: jax.grad(lambda x: penalties.orthogonal(x, sample=6, key=key))(x)))(keys)
-    error = np.abs(np.asarray(gradients).mean(0) - jax.grad(penalties.orthogonal)(x))
-    assert np.all(error < 5 * np.asarray(gradients).std(0) / np.sqrt(len(keys)) + 1e-6)
-
-
-def test_a_sample_of_all_is_exact():
-    x = jnp.asarray(matrix(12, 5), jnp.float32)
-    assert penalties.orthogonal(x, sample=12, key=jax.random.key(0)) == penalties.orthogonal(x)
-
-
-def test_a_sample_of_columns_and_of_each_matrix_of_a_batch():
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 6, 30)), jnp.float32)
-    value = penalties.orthogonal(x, mode="columns", batch_axis=0, sample=29, key=jax.random.key(0))
-    np.testing.assert_allclose(value, penalties.orthogonal(x, mode="columns", batch_axis=0), rtol=0.05)
-    assert value != penalties.orthogonal(x, mode="columns", batch_axis=0)
-
-
-PARAMS = {
-    "embed": {"embedding": jnp.asarray(matrix(50, 4), jnp.float32)},
-    "other": {"embedding": jnp.asarray(matrix(50, 4), jnp.float32)},
-    "head": {"kernel": jnp.asarray(matrix(4, 3), jnp.float32)},
-}
-SAMPLED = jaxreg.OrthogonalRegularizer(0.5, sample=8)
-RULES = jaxreg.Rules((r"embedding$", SAMPLED), (r"kernel$", jaxreg.L2(0.1)))
-
-
-def test_rules_hand_the_key_to_those_that_sample():
-    key = jax.random.key(3)
-    parts = RULES.breakdown(PARAMS, key=key)
-    assert parts["embed/embedding"] != parts["other/embedding"]  # each with a key of its own
-    assert RULES(PARAMS, key=key) == sum(parts.values())
-    assert RULES(PARAMS, key=jax.random.key(4)) != RULES(PARAMS, key=key)
-    assert parts["head/kernel"] == jaxreg.L2(0.1)(PARAMS["head"]["kernel"])
-    assert str(RULES.explain(PARAMS, key=key))
-
-
-def test_sums_and_multiples_of_what_samples():
-    key = jax.random.key(0)
-    x = PARAMS["embed"]["embedding"]
-    both = 2.0 * (SAMPLED + jaxreg.L2(0.1))
-    assert both.needs_key
-    assert not jaxreg.L2(0.1).needs_key
-    np.testing.assert_allclose(both(x, key=key), 2 * (SAMPLED(x, key=key) + jaxreg.L2(0.1)(x)), rtol=1e-6)
-
-
-def test_the_transform_keeps_a_key_and_splits_it():
-    tx = jaxreg.add_penalty_gradients(RULES, key=jax.random.key(0))
-    zeros = jax.tree.map(jnp.zeros_like, PARAMS)
-    before = tx.init(PARAMS)
-    update = jax.jit(tx.update)
-    first, middle = update(zeros, before, PARAMS)
-    second, after = update(zeros, middle, PARAMS)
-    assert jax.tree.map(jnp.shape, before) == jax.tree.map(jnp.shape, after)
-    assert len({tuple(np.asarray(state.key).tolist()) for state in (before, middle, after)}) == 3
-    assert middle.penalty != after.penalty
-    assert np.any(first["embed"]["embedding"] != second["embed"]["embedding"])
-    again, _ = update(zeros, before, PARAMS)
-    np.testing.assert_array_equal(first["embed"]["embedding"], again["embed"]["embedding"])
-    assert update._cache_size() == 1
-
-
-ERRORS = [
-    (lambda: penalties.orthogonal(jnp.eye(3), sample=2), ValueError, "`key` must be given where `sample` is, got None"),
-    (lambda: RULES(PARAMS), ValueError, "at `embed/embedding`, under rule 0 .*`key` must be given"),
-    (lambda: RULES.explain(PARAMS), ValueError, "at `embed/embedding`, under rule 0 .*`key` must be given"),
-    (lambda: penalties.orthogonal(jnp.eye(3), sample=1), ValueError, "`sample` must be at least 2, .* got 1"),
-    (lambda: penalties.orthogonal(jnp.eye(3), sample=2.0), TypeError, "`sample` must be an int or None, got float 2.0"),
-    (lambda: jaxreg.OrthogonalRegularizer(sample=True), TypeError, "`sample` must be an int or None, got bool"),
-    (lambda: jaxreg.FramePotential(mode="row"), ValueError, "`mode` must be 'rows' or 'columns'"),
-    (lambda: jaxreg.FramePotential(out_axis="0"), TypeError, "`out_axis` must be an int or a tuple"),
-    (
-        lambda: jaxreg.add_penalty_gradients(RULES, key=0),
-        TypeError,
-        "`key` must be a key from `jax.random.key`, got int 0",
-    ),
-    (
-        lambda: jaxreg.add_penalty_gradients(RULES).update(
-            PARAMS, jaxreg.add_penalty_gradients(RULES).init(PARAMS), PARAMS
-        ),
-        ValueError,
-        "`key` must be given",
-    ),
-]
-
-
-@pytest.mark.parametrize(("call", "error", "message"), ERRORS)
-def test_errors(call, error, message):
-    with pytest.raises(error, match=message):
-        call()

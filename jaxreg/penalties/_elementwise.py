@@ -45,7 +45,8 @@ def l1_l2(x: ArrayLike, *, l1: ArrayLike = 1.0, l2: ArrayLike = 1.0) -> jax.Arra
     """
     x = as_wide(x)
     absolute = scaled(option(l1, x, name="l1"), sum_of(magnitude(x)), name="l1")
-    return absolute + scaled(option(l2, x, name="l2"), sum_of(jnp.square(x)), name="l2")
+    # Each square has its weight, so that none overflows where the weighted one does not.
+    return absolute + sum_of(option(l2, x, name="l2") * x * x)
 
 
 @public
@@ -59,7 +60,7 @@ def l0(x: ArrayLike) -> jax.Array:
     """
     x = as_wide(x)
     counted = (x != 0).astype(x.dtype)
-    return sum_of(jnp.where(jnp.isnan(x), jnp.square(x), counted))
+    return sum_of(jnp.where(jnp.isnan(x), jax.lax.stop_gradient(x), counted))
 
 
 @public
@@ -134,11 +135,26 @@ def log_sum(x: ArrayLike, *, epsilon: ArrayLike = 1.0) -> jax.Array:
     """
     x = magnitude(as_wide(x))
     epsilon = option(epsilon, x, name="epsilon", above=0.0)
-    # The quotient may overflow where its logarithm does not. There ε is nothing beside |x|.
+    return sum_of(_log_of_ratio(x, epsilon))
+
+
+@jax.custom_jvp
+def _log_of_ratio(x: jax.Array, epsilon: jax.Array) -> jax.Array:
+    """Returns log(1 + x/ε) for x >= 0. Its derivatives overflow only where they do not fit."""
+    # The quotient may overflow where its logarithm does not. There ε is nothing beside x.
     huge = x > epsilon * 1e30
     near = jnp.log1p(jnp.where(huge, jnp.zeros_like(x), x) / epsilon)
     far = jnp.log(jnp.where(huge, x, jnp.ones_like(x))) - jnp.log(epsilon)
-    return sum_of(jnp.where(huge, far, near))
+    return jnp.where(huge, far, near)
+
+
+@_log_of_ratio.defjvp
+def _log_of_ratio_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    (x, epsilon), (dx, depsilon) = primals, tangents
+    reach = x + epsilon
+    return _log_of_ratio(x, epsilon), dx / reach - depsilon * (x / reach / epsilon)
 
 
 @public

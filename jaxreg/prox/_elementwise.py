@@ -166,20 +166,23 @@ def log_sum(x: ArrayLike, step: ArrayLike, *, epsilon: ArrayLike = 1.0) -> jax.A
     """
     wide = as_wide(x)
     step, epsilon = checked_step(step, wide), option(epsilon, wide, name="epsilon", above=0.0)
-    size = jnp.abs(wide)
-    reach = size + epsilon
-    ratio = 4 * (step / reach) / reach  # no square, which could overflow
-    inside = ratio < 1
-    spread = reach * jnp.sqrt(jnp.where(inside, 1 - ratio, jnp.ones_like(ratio)))
+    reach = jnp.abs(wide) + epsilon
+    ratio = jax.lax.stop_gradient(4 * (step / reach) / reach)  # no square, which could overflow
+    inside = (step > 0) & (ratio < 1)
+    # Outside, the result is 0 or x. Numbers that are harmless there keep its derivatives finite.
+    size, near = (jnp.where(inside, value, jnp.ones_like(wide)) for value in (jnp.abs(wide), epsilon))
+    pull = jnp.where(inside, step, jnp.zeros_like(wide))
+    reach = size + near
+    spread = reach * jnp.sqrt(jnp.where(inside, 1 - 4 * (pull / reach) / reach, jnp.ones_like(wide)))
     # Two forms of one root of a quadratic equation, each where it does not cancel.
-    ahead, sharp = size - epsilon, jnp.where(size < epsilon, spread - (size - epsilon), jnp.ones_like(size))
-    stationary = jnp.where(size < epsilon, 2 * (size * (epsilon / sharp) - step / sharp), (ahead + spread) / 2)
+    ahead, sharp = size - near, jnp.where(size < near, spread - (size - near), jnp.ones_like(size))
+    stationary = jnp.where(size < near, 2 * (size * (near / sharp) - pull / sharp), (ahead + spread) / 2)
     stationary = jnp.maximum(stationary, 0)
     # The gain of this point over 0 in the objective. The bound keeps the logarithm finite and changes no sign.
-    gain = stationary * (size - stationary / 2) - step * jnp.log1p(jnp.minimum(stationary / epsilon, 1e30))
-    kept = (inside & (gain > 0)) | ~jnp.isfinite(wide)
-    result = jnp.where(kept, jnp.sign(wide) * stationary, jnp.zeros_like(wide))
-    return in_dtype_of(x, jnp.where(step == 0, wide, jnp.where(jnp.isnan(step), step, result)))
+    gain = stationary * (size - stationary / 2) - pull * jnp.log1p(jnp.minimum(stationary / near, 1e30))
+    result = jnp.where(inside & (gain > 0), jnp.sign(wide) * stationary, jnp.zeros_like(wide))
+    result = jnp.where((step == 0) | ~jnp.isfinite(wide), wide, result)
+    return in_dtype_of(x, jnp.where(jnp.isnan(step), step, result))
 
 
 @public
@@ -193,4 +196,8 @@ def anchor(x: ArrayLike, step: ArrayLike, *, target: ArrayLike, fisher: ArrayLik
     pull = checked_step(step, wide) * array_option(fisher, wide, name="fisher", or_number=True)
     # The share of the target, which is 1 where the pull overflows.
     share = jnp.where(pull > 1, 1 / (1 + 1 / jnp.maximum(pull, 1)), jnp.minimum(pull, 1) / (1 + jnp.minimum(pull, 1)))
-    return in_dtype_of(x, wide + (array_option(target, wide, name="target") - wide) * share)
+    target = array_option(target, wide, name="target")
+    # The second form does not overflow. The first is exact where x is the target.
+    difference = target - wide
+    moved = jnp.where(jnp.isinf(difference), wide * (1 - share) + target * share, wide + difference * share)
+    return in_dtype_of(x, moved)

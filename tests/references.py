@@ -1,0 +1,133 @@
+"""The penalties once more, in NumPy and float64, written from their formulas.
+
+A reference takes a batch of points along the first axis and returns the penalty of each one. The axes of a matrix or of
+a group are given here by hand, as they are counted from the front, and never by the options of the package.
+"""
+
+import numpy as np
+
+
+def of_weights(function):
+    """The sum of a function of |weight| over the weights of each point."""
+
+    def reference(points, **options):
+        return np.sum(function(np.abs(points), **options).reshape(len(points), -1), axis=1)
+
+    return reference
+
+
+def elastic_net(size, l1=1.0, l2=1.0):
+    return l1 * size + l2 * size**2
+
+
+def is_not_zero(size):
+    """Hardware may take a denormal number for 0."""
+    return (size > 1e-37) * 1.0
+
+
+def huber(size, delta=1.0):
+    return np.where(size <= delta, size**2 / (2 * delta), size - delta / 2)
+
+
+def mcp(size, lam=1.0, gamma=3.0):
+    inner = np.minimum(size, gamma * lam)
+    return lam * inner - inner**2 / (2 * gamma)
+
+
+def scad(size, lam=1.0, a=3.7):
+    inner = np.minimum(size, a * lam)
+    parabola = (2 * a * lam * inner - inner**2 - lam**2) / (2 * (a - 1))
+    return np.where(size <= lam, lam * size, np.where(size <= a * lam, parabola, lam**2 * (a + 1) / 2))
+
+
+def log_sum(size, epsilon=1.0):
+    return np.log1p(size / epsilon)
+
+
+def anchor(points, target, fisher=1.0):
+    squares = np.asarray(fisher, np.float64) * (points - np.asarray(target, np.float64)) ** 2
+    return np.sum(squares.reshape(len(points), -1), axis=1) / 2
+
+
+def largest(points):
+    return np.max(np.abs(points).reshape(len(points), -1), axis=1, initial=0.0)
+
+
+def group_norms(points, within, size_weighted=False):
+    """The norms over the axes `within` of each point, added up."""
+    weight = np.sqrt(np.prod([points.shape[axis + 1] for axis in within])) if size_weighted else 1.0
+    norms = np.sqrt(np.sum(points**2, axis=tuple(axis + 1 for axis in within)))
+    return weight * np.sum(norms.reshape(len(points), -1), axis=1)
+
+
+def sparse_groups(points, within, l1=1.0, group=1.0, size_weighted=False):
+    absolute = np.sum(np.abs(points).reshape(len(points), -1), axis=1)
+    return l1 * absolute + group * group_norms(points, within, size_weighted)
+
+
+def matrices(points, rows, columns, batch=()):
+    """The matrices of each point, as (points, matrices, rows, columns)."""
+    moved = np.transpose(points, (0, *(axis + 1 for axis in (*batch, *rows, *columns))))
+    sizes = [int(np.prod([points.shape[axis + 1] for axis in axes])) for axes in (batch, rows, columns)]
+    return moved.reshape(len(points), *sizes)
+
+
+def singular_values(points, rows, columns, batch=()):
+    seen = matrices(points, rows, columns, batch)
+    if 0 in seen.shape:
+        return np.zeros((*seen.shape[:2], 1))
+    return np.linalg.svd(seen, compute_uv=False)
+
+
+def nuclear(points, rows, columns, batch=()):
+    return np.sum(singular_values(points, rows, columns, batch), axis=(1, 2))
+
+
+def spectral(points, rows, columns, batch=()):
+    return np.sum(np.max(singular_values(points, rows, columns, batch), axis=2), axis=1)
+
+
+def unit_vectors(points, rows, columns, batch=(), mode="rows"):
+    """What is compared, over its norm or over 1e-7 where that is larger, as (points, matrices, vectors, dimensions)."""
+    seen = matrices(points, rows, columns, batch)
+    seen = seen if mode == "rows" else np.swapaxes(seen, 2, 3)
+    return seen / np.maximum(np.sqrt(np.sum(seen**2, axis=3, keepdims=True)), 1e-7)
+
+
+def pairs(units, function):
+    """The mean over pairs of a function of their cosines, pair by pair, added up over the matrices of each point."""
+    n = units.shape[2]
+    if n < 2:
+        return np.zeros(len(units))
+    found = [function(np.sum(units[:, :, i] * units[:, :, j], axis=2)) for i in range(n) for j in range(n) if i != j]
+    return np.sum(sum(found), axis=1) / (n * (n - 1))
+
+
+def cosines(points, rows, columns, batch=(), mode="rows"):
+    return pairs(unit_vectors(points, rows, columns, batch, mode), np.abs)
+
+
+def frame_potential(points, rows, columns, batch=(), mode="rows"):
+    """The mean cos² less what the Welch bound says it must be."""
+    units = unit_vectors(points, rows, columns, batch, mode)
+    n, d = units.shape[2:]
+    if n <= d:
+        return pairs(units, np.square)
+    if d == 0:
+        return np.zeros(len(points))
+    excess = np.swapaxes(units, 2, 3) @ units - n / d * np.eye(d)
+    return np.sum(excess**2, axis=(1, 2, 3)) / (n * (n - 1))
+
+
+def finite_differences(function, x, step):
+    """The gradient at `x` of a function of a batch of points. `step` is a number, or one for each entry of `x`."""
+    x = np.asarray(x, np.float64)
+    steps = np.broadcast_to(np.asarray(step, np.float64), x.shape)
+    changes = np.zeros((x.size, *x.shape))
+    for index, place in enumerate(np.ndindex(*x.shape)):
+        changes[(index, *place)] = steps[place]
+    ahead, behind = x + changes, x - changes
+    spans = np.array([ahead[(i, *p)] - behind[(i, *p)] for i, p in enumerate(np.ndindex(*x.shape))])
+    if not x.size:
+        return np.zeros_like(x)
+    return ((function(ahead) - function(behind)) / spans).reshape(x.shape)
