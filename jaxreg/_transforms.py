@@ -42,8 +42,8 @@ def add_penalty_gradients(
     Its place in a chain decides what that means. Before `optax.scale_by_adam` the penalty is coupled: the optimizer
     rescales it with the gradient of the loss, as in Keras. After it, and before the learning rate, the penalty is
     decoupled: `L2(l2)` there is `optax.adamw(weight_decay=2 * l2)`. Never put it after a whole optimizer such as
-    `optax.adam(1e-3)`, whose updates already point downhill: the weights would grow. After `optax.clip_by_global_norm`
-    the penalty is not clipped.
+    `optax.adam(1e-3)`, whose updates already point downhill. The weights would grow: with `L2(0.05)`, a weight of 1
+    grows to 13,780 in 100 steps. After `optax.clip_by_global_norm` the penalty is not clipped.
 
     Updates keep their shapes and dtypes. None, `MaskedNode` and leaves that are not real floating-point arrays pass
     through. At the awkward points of a penalty, such as |x| at 0, the gradient is that of its regularizer.

@@ -33,7 +33,7 @@ FLOORS = (
     ("_config", "_base", "_regularizers._shipped"),
     ("_regularizers._elementwise", "_regularizers._groups", "_regularizers._norms", "_regularizers._orthogonality"),
     ("_regularizers", "_serialization", "_matching", "_explain", "_rules"),
-    ("_updates", "_transforms", "_proximal", "_activity"),
+    ("_updates", "_transforms", "_proximal", "_optimizers", "_activity"),
     ("diagnostics",),
     ("__init__",),
 )
@@ -184,10 +184,19 @@ def test_public_names_are_documented(name, obj):
         assert ">>>" in obj.__doc__, f"{name} has no doctest"
 
 
+TRANSFORMS = (
+    jaxreg.activity_penalty,
+    jaxreg.add_penalty_gradients,
+    jaxreg.decoupled,
+    jaxreg.proximal,
+    jaxreg.proximal_adam,
+    jaxreg.proximal_adamw,
+    jaxreg.proximal_sgd,
+)
 WHOLE = [
     (name, obj)
     for name, obj in documented()
-    if _is_shipped(obj) or obj in (jaxreg.add_penalty_gradients, jaxreg.proximal, jaxreg.activity_penalty)
+    if _is_shipped(obj) or obj in TRANSFORMS
 ]
 
 
