@@ -259,7 +259,7 @@ SMALL = {
 
 def awkward(kinds, shape):
     """The awkward arrays by name; a scalar has one."""
-    x = sample(shape, np.float32)
+    x = np.array(sample(shape, np.float32))
     return {kind: make(x) for kind, make in kinds.items()} if shape else {"zero": np.float32(0.0)}
 
 
@@ -400,7 +400,7 @@ def test_anchors_far_away_are_right_wherever_the_answer_fits():
 
 
 def spoiled(shape, place, value):
-    x = sample(shape, np.float32)
+    x = np.array(sample(shape, np.float32))
     x[place] = value
     return x
 
