@@ -227,25 +227,28 @@ def tiled(shape, rows, columns, batch=()):
 WEIGHTS = weights((3, 4), (), (7,), (2, 3, 4))
 GROUPS = (
     groups((3, 4), within=(0,)),
-    groups((1, 3), within=(0,)),
     groups((5,), within=()),
     groups((2, 1, 3, 4), within=(0, 1, 2)),
     groups((2, 1, 3, 4), within=(0, 1, 3), group_axis=-2),
-    groups((2, 4, 3), within=(1,), group_axis=(0, 2)),
     groups((2, 4, 3), within=(1,), batch_axis=0),
     groups((3, 4), within=(1,), group_axis=0),
+    groups((2, 4, 3), within=(1,), group_axis=(0, 2)),
 )
-# The axes of the last two come in the order of a 3-cycle, whose inverse is another permutation.
-MATRICES = (
-    matrices((3, 5), (0,), (1,)),
-    matrices((5, 3), (0,), (1,)),
-    matrices((5, 3), (1,), (0,), out_axis=0),
-    matrices((3, 2, 2, 5), (0, 1, 2), (3,)),
-    matrices((5, 2, 3), (0,), (1, 2), out_axis=(1, 2)),
-    matrices((2, 3, 2, 4), (3,), (2, 1), (0,), out_axis=(-2, -3), batch_axis=-4),
-    matrices((4, 3, 2), (0,), (1,), (2,), out_axis=1, batch_axis=2),
-    matrices((3, 4, 2), (2,), (0,), (1,), out_axis=0, batch_axis=1),
-)
+
+
+def all_matrices(other):
+    """The axes of the last come in the order of a 3-cycle, whose inverse is another permutation."""
+    return (
+        matrices((3, 5), (0,), (1,)),
+        matrices((5, 3), (1,), (0,), out_axis=0),
+        matrices((3, 2, 2, 5), (0, 1, 2), (3,)),
+        matrices((5, 2, 3), (0,), (1, 2), out_axis=(1, 2)),
+        matrices((2, 3, 2, 4), (3,), (2, 1), (0,), out_axis=(-2, -3), batch_axis=-4),
+        matrices(other, (0,), (1,)),
+        matrices((4, 3, 2), (0,), (1,), (2,), out_axis=1, batch_axis=2),
+    )
+
+
 SUMS = {"layouts": weights((4, 3)), "overflows": True}
 COSINES = {"reference": ref.cosines, "degree": 0.0, "underflows": True}
 
@@ -419,7 +422,7 @@ CASES = (
         jaxreg.SparseGroupLasso,
         reference=ref.sparse_groups,
         options={"size_weighted": (False, True), "l1": (0.6, 1.0), "group": (0.8, 1.4)},
-        layouts=(*GROUPS[:1], *GROUPS[4:]),
+        layouts=(*GROUPS[:2], *GROUPS[3:]),
         degree=1.0,
         steps_for_each=True,
         metric_prox=True,
@@ -431,7 +434,7 @@ CASES = (
         prox.nuclear,
         jaxreg.Nuclear,
         reference=ref.nuclear,
-        layouts=(*MATRICES, matrices((1, 4), (0,), (1,))),
+        layouts=all_matrices((1, 4)),
         degree=1.0,
         computes_svd=True,
     ),
@@ -440,7 +443,7 @@ CASES = (
         prox.spectral,
         jaxreg.Spectral,
         reference=ref.spectral,
-        layouts=(*MATRICES, matrices((1, 4), (0,), (1,))),
+        layouts=all_matrices((1, 4)),
         degree=1.0,
         kills=False,
         computes_svd=True,
@@ -450,7 +453,7 @@ CASES = (
         None,
         jaxreg.OrthogonalRegularizer,
         options={"mode": ("rows", "columns")},
-        layouts=(*MATRICES, matrices((2, 2), (0,), (1,))),
+        layouts=all_matrices((2, 2)),
         **COSINES,
     ),
     Case(
@@ -466,7 +469,7 @@ CASES = (
         None,
         jaxreg.FramePotential,
         options={"mode": ("rows", "columns")},
-        layouts=(*MATRICES, matrices((3, 3), (0,), (1,))),
+        layouts=all_matrices((3, 3)),
         **(COSINES | {"reference": ref.frame_potential}),
     ),
     Case(
@@ -563,9 +566,9 @@ KERNELS = tuple(
     for index, layout in enumerate(case.layouts)
     if (chosen := [v for v in VARIANTS if v.layout is layout and v.case is case])
 )
-# Three layouts of each row, the last of which has its axes in another order, and one layout of each row. They are for
+# Two layouts of each row, the second of which has its axes in another order, and one layout of each row. They are for
 # laws that compile several programs.
-FEW = tuple(v for v in KERNELS if v.layout in (*v.case.layouts[:2], v.case.layouts[-1]))
+FEW = tuple(v for v in KERNELS if v.layout in (v.case.layouts[0], v.case.layouts[-1]))
 ONE = tuple(v for v in KERNELS if v.layout is v.case.layouts[0])
 # All variants of these functions: the options that are numbers are traced, so that nothing more is compiled.
 NUMBERED = tuple(
