@@ -451,7 +451,7 @@ AROUND = {
 @pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
 @pytest.mark.parametrize(("name", "make"), REFUSED_INSIDE.items(), ids=REFUSED_INSIDE)
 def test_optimizers_that_are_refused(name, make, around, metric):
-    """What skips, averages, repeats or rescales steps is found wherever it is in the optimizer, and named."""
+    """A wrapper that skips, averages, repeats or rescales steps is found wherever it is in the optimizer, and named."""
     tx = proximal(around(make(ADAM)), RULES, 0.1, metric=metric)
     with pytest.raises(ValueError, match=rf"^`inner` must not hold .*{name}"):
         tx.init(PARAMS)
