@@ -61,7 +61,7 @@ class Regularizer(Configured):
     right prox when these steps become long.
     """
 
-    # Whether the penalty is made of Σ|x| and Σx² alone, so that a sum of such penalties is one too.
+    # True if the penalty is made of Σ|x| and Σx² alone. A sum of such penalties is one too.
     _is_elastic_net: ClassVar[bool] = False
 
     # NumPy's scalars and arrays leave `scale * regularizer` to `__rmul__`.

@@ -13,7 +13,7 @@ from jaxreg._config import BUILT_IN, from_dict, is_penalty, to_dict
 from jaxreg._pytree import is_number
 from jaxreg._regularizers._shipped import Shipped  # importing its package defines every shipped class
 
-# What serves as a regularizer: one of ours, or a function from an array to a scalar.
+# A regularizer is one of ours, or a function from an array to a scalar.
 RegularizerLike = Regularizer | Callable[[jax.Array], jax.Array]
 
 

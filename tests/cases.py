@@ -105,6 +105,7 @@ class Case:
     separable: bool = False  # a sum over single weights
     steps_for_each: bool = False  # the prox takes a step for each weight
     metric_prox: bool = False  # the regularizer does so too, under Adam's metric
+    elastic_net: bool = False  # made of Σ|x| and Σx² alone, so that sums of such rows have a prox too
     least_at_zero: bool = True
     kills: bool = True  # the prox makes small weights exactly zero
     computes_svd: bool = False  # the prox is exact only to the rounding of a decomposition
@@ -258,6 +259,7 @@ CASES = (
         prox.l1,
         jaxreg.L1,
         none_is_default=True,
+        elastic_net=True,
         reference=ref.of_weights(lambda size: size),
         layouts=WEIGHTS,
         degree=1.0,
@@ -272,6 +274,7 @@ CASES = (
         prox.l2,
         jaxreg.L2,
         none_is_default=True,
+        elastic_net=True,
         reference=ref.of_weights(np.square),
         layouts=WEIGHTS,
         degree=2.0,
@@ -288,6 +291,7 @@ CASES = (
         prox.l1_l2,
         jaxreg.L1L2,
         none_is_default=True,
+        elastic_net=True,
         reference=ref.of_weights(ref.elastic_net),
         options={"l1": (0.7, 1.3), "l2": (0.4, 1.1)},
         separable=True,

@@ -88,7 +88,7 @@ def spectral(points, rows, columns, batch=()):
 
 
 def unit_vectors(points, rows, columns, batch=(), mode="rows"):
-    """What is compared, over its norm or over 1e-7 where that is larger, as (points, matrices, vectors, dimensions)."""
+    """Returns the compared vectors over max(norm, 1e-7), as (points, matrices, vectors, dimensions)."""
     seen = matrices(points, rows, columns, batch)
     seen = seen if mode == "rows" else np.swapaxes(seen, 2, 3)
     return seen / np.maximum(np.sqrt(np.sum(seen**2, axis=3, keepdims=True)), 1e-7)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from cases import CASES
 from flax import nnx
 from sklearn.datasets import load_diabetes
 from sklearn.linear_model import ElasticNet, Lasso, MultiTaskLasso
@@ -451,7 +452,7 @@ AROUND = {
 @pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
 @pytest.mark.parametrize(("name", "make"), REFUSED_INSIDE.items(), ids=REFUSED_INSIDE)
 def test_optimizers_that_are_refused(name, make, around, metric):
-    """What skips, averages, repeats or rescales steps is found wherever it is in the optimizer, and named."""
+    """A wrapper that skips, averages, repeats or rescales steps is found wherever it is in the optimizer, and named."""
     tx = proximal(around(make(ADAM)), RULES, 0.1, metric=metric)
     with pytest.raises(ValueError, match=rf"^`inner` must not hold .*{name}"):
         tx.init(PARAMS)
@@ -506,11 +507,12 @@ class NoProx(jaxreg.Regularizer):
         return self.factor * jnp.sum(x**4)
 
 
-# Every shipped regularizer, by the metrics that it has a prox in.
-IN_ANY_METRIC = (L1, L2, L1L2, GroupLasso, jaxreg.SparseGroupLasso, jaxreg.Huber, jaxreg.LHalf, jaxreg.LogSum)
-IN_THE_EUCLIDEAN_METRIC = (Nuclear, jaxreg.Spectral, jaxreg.LInf, jaxreg.L0, jaxreg.MCP, jaxreg.SCAD)
-IN_NO_METRIC = (jaxreg.OrthogonalRegularizer, jaxreg.FramePotential)
-ELASTIC_NETS = (L1, L2, L1L2)
+# The classes of the table of cases, by the metrics in which they have a prox.
+CLASSES = [case for case in CASES if isinstance(case.regularizer, type) and case.penalty is not None]
+IN_ANY_METRIC = [case.regularizer for case in CLASSES if case.metric_prox]
+IN_THE_EUCLIDEAN_METRIC = [case.regularizer for case in CLASSES if case.prox is not None and not case.metric_prox]
+IN_NO_METRIC = [case.regularizer for case in CLASSES if case.prox is None]
+ELASTIC_NETS = [case.regularizer for case in CLASSES if case.elastic_net]
 NO_PROX = r"`rules`: rule 1 \('w\$'.*has no prox in closed form; add its gradients by `jaxreg.add_penalty_gradients`"
 NO_METRIC_PROX = r"`rules`: rule 1 \('w\$'.*has no prox in the metric of Adam; take metric='euclidean'"
 
@@ -526,6 +528,7 @@ def multiples(regularizer):
 
 def test_every_shipped_regularizer_is_in_one_table():
     assert sorted(map(repr, IN_ANY_METRIC + IN_THE_EUCLIDEAN_METRIC + IN_NO_METRIC)) == sorted(map(repr, SHIPPED))
+    assert min(map(len, (IN_ANY_METRIC, IN_THE_EUCLIDEAN_METRIC, IN_NO_METRIC, ELASTIC_NETS))) >= 2
 
 
 @pytest.mark.parametrize("cls", IN_ANY_METRIC)

@@ -208,7 +208,7 @@ def test_none_is_no_number(case):
             case.regularizer(**{field.name: None})
 
 
-# What is seen as an array.
+# Arrays, and anything in their place.
 
 BAD_X = [
     (jnp.arange(3), r"got int32\[3\]"),

@@ -35,7 +35,7 @@ def linf(x: ArrayLike, step: ArrayLike) -> jax.Array:
 def nuclear(x: ArrayLike, step: ArrayLike, *, out_axis: Axes = -1, batch_axis: Axes = ()) -> jax.Array:
     """Returns U (Σ − step)₊ Vᵀ: soft thresholding of the singular values, the prox of `jaxreg.penalties.nuclear`.
 
-    The rank of the result is low to rounding. See `jaxreg.Nuclear`.
+    Singular values that should be 0 are 0 to rounding. See `jaxreg.Nuclear`.
 
     >>> print(jaxreg.prox.nuclear(jnp.diag(jnp.array([3.0, -0.5])), 1.0).round(4))
     [[2. 0.]
