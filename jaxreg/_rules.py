@@ -42,14 +42,14 @@ class Met(NamedTuple):
     def penalty(self, key: jax.Array | None) -> jax.Array:
         """Returns the penalty of the parameter. It has a random key of its own, made from `key`."""
         assert self.regularizer is not None
-        with self._located():
+        with self.located():
             own = None if key is None else jax.random.fold_in(key, self.place)
             return evaluate(self.regularizer, self.leaf, own)
 
     def prox(self, step: Any) -> jax.Array:
         """Returns the parameter after a prox step. `step` may be a function of the path and the parameter."""
         assert self.regularizer is not None
-        with self._located():
+        with self.located():
             result = self.regularizer.prox(self.leaf, step(self.path, self.leaf) if callable(step) else step)
             if describe(result) != describe(jnp.asarray(self.leaf)):
                 raise TypeError(
@@ -58,7 +58,7 @@ class Met(NamedTuple):
             return result
 
     @contextlib.contextmanager
-    def _located(self) -> Iterator[None]:
+    def located(self) -> Iterator[None]:
         """Adds the place in the tree to an error."""
         where = f"at `{self.path}`, under {self.rule}"
         try:
@@ -221,12 +221,12 @@ class Rules:
     def _met(self, tree: Any) -> list[Met]:
         return self.met_leaves(leaves_with_paths(tree))
 
-    def met_leaves(self, leaves: list[tuple[str, Any]]) -> list[Met]:
+    def met_leaves(self, leaves: list[tuple[str, Any]], *, strict: bool = True) -> list[Met]:
         """Returns what the rules say of leaves with their paths, for the leaves that are parameters or masked."""
         labels = [self.label(rule) for rule in range(len(self.patterns))]
         found = []
         place = 0
-        for m in match(leaves, self.patterns, self.label, strict=self.strict):
+        for m in match(leaves, self.patterns, self.label, strict=self.strict and strict):
             rule = m.patterns[0] if m.patterns else None
             regularizer = None if rule is None or is_masked(m.leaf) else self.regularizers[rule]
             found.append(Met(m.path, m.leaf, m.patterns, regularizer, "" if rule is None else labels[rule], place))

@@ -89,9 +89,10 @@ def add_penalty_gradients(
         updates: optax.Updates, state: PenaltyState, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, PenaltyState]:
         del extra_args
+        pairs = Pairs.of(updates, params)
         used_key, next_key = split_key(key, state.key)
         factor = _read(scale, state.count, name="scale")
-        updates, penalty = _with_gradients(Pairs.of(updates, params), rules, factor, used_key)
+        updates, penalty = _with_gradients(pairs, rules, factor, used_key)
         tracked = penalty.astype(jnp.float32) if track else None
         return updates, PenaltyState(optax.safe_increment(state.count), tracked, next_key, state.memory)
 

@@ -23,7 +23,9 @@ def updated(tx):
 
 
 def in_metric(**options):
-    return updated(proximal(optax.adam(RATE, **ADAM), RULES, **({"learning_rate": RATE} | METRIC | options)))
+    return updated(
+        proximal(optax.adam(RATE, **ADAM), RULES, **({"learning_rate": RATE, "check": False} | METRIC | options))
+    )
 
 
 def batch(size):
@@ -55,7 +57,7 @@ def scale(value):
 
 
 def learning_rate(value):
-    return updated(proximal(optax.sgd(RATE), RULES, value))
+    return updated(proximal(optax.sgd(RATE), RULES, value, check=False))
 
 
 NEGATIVE = (-1.0, -1e-30, math.nan, math.inf, -math.inf)

@@ -120,7 +120,7 @@ def test_adam_in_the_euclidean_metric_solves_another_problem():
     with jax.enable_x64(True):
         x, y = jnp.asarray(features), jnp.asarray(targets[:, 0])
         rate = optax.cosine_decay_schedule(0.05, 20_000)
-        tx = proximal(optax.adam(rate), Rules((r"^w$", L1(alpha))), rate)
+        tx = proximal(optax.adam(rate), Rules((r"^w$", L1(alpha))), rate, metric="euclidean")
         found = trained(tx, lambda p: 0.5 * jnp.mean(jnp.square(x @ p["w"] - y)), {"w": jnp.zeros(10)}, 20_000)["w"]
     assert np.max(np.abs(found - expected)) > 0.01
 
@@ -195,7 +195,7 @@ def test_the_schedule_is_read_at_the_count_of_the_inner_one():
         seen.append(int(count))
         return 0.1 / (1 + count)
 
-    tx = proximal(optax.sgd(schedule), RULES, schedule)
+    tx = proximal(optax.sgd(schedule), RULES, schedule, check=False)
     params, state = PARAMS, tx.init(PARAMS)
     for step in range(3):
         updates, state = tx.update(GRADS, state, params)
@@ -436,6 +436,9 @@ REFUSED_INSIDE = {
     "ReduceLROnPlateauState": lambda inner: optax.chain(inner, optax.contrib.reduce_on_plateau()),
     "ScaleByBacktrackingLinesearchState": lambda inner: optax.chain(inner, optax.scale_by_backtracking_linesearch(9)),
     "ScaleByZoomLinesearchState": lambda inner: optax.chain(inner, optax.scale_by_zoom_linesearch(9)),
+    "ScaleByLBFGSState": lambda inner: optax.chain(inner, optax.scale_by_lbfgs()),
+    "ApplyEvery": lambda inner: optax.chain(inner, optax.apply_every(2)),
+    "InjectStatefulHyperparamsState": lambda inner: optax.inject_hyperparams(lambda rate: inner)(0.1),
 }
 AROUND = {
     "alone": lambda tx: tx,
@@ -448,7 +451,7 @@ AROUND = {
 }
 
 
-@pytest.mark.parametrize("metric", ["euclidean", "adam"])
+@pytest.mark.parametrize("metric", [None, "euclidean", "adam"])
 @pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
 @pytest.mark.parametrize(("name", "make"), REFUSED_INSIDE.items(), ids=REFUSED_INSIDE)
 def test_optimizers_that_are_refused(name, make, around, metric):
@@ -476,8 +479,7 @@ WITH_ADAM = {
     "a partition": optax.partition(
         {"adam": optax.adam(0.1, b2=B2, eps=EPS), "sgd": optax.sgd(0.1)}, {"hidden": "adam", "head": "sgd"}
     ),
-    "injected": optax.inject_hyperparams(optax.adam)(0.1, b2=B2, eps=EPS),
-    "in another prox": proximal(optax.adam(0.1, b2=B2, eps=EPS), Rules((r"bias$", L1(0.5))), 0.1),
+    "in another prox": proximal(optax.adam(0.1, b2=B2, eps=EPS), Rules((r"bias$", L1(0.5))), 0.1, b2=B2, eps=EPS),
 }
 
 
@@ -618,7 +620,7 @@ def update(tx, params=PARAMS):
         (
             lambda: proximal(ADAM, RULES, 0.1, metric="adamw"),
             ValueError,
-            "`metric` must be 'euclidean' or 'adam', got 'ad",
+            "`metric` must be None, 'euclidean', 'adam' or a function, got str 'adamw'",
         ),
         (lambda: proximal(ADAM, RULES, -0.1), ValueError, "`learning_rate` must be finite and >= 0, got -0.1"),
         (lambda: proximal(ADAM, RULES, jnp.ones(2)), ValueError, r"`learning_rate` must be a scalar, got float32\[2\]"),
@@ -642,12 +644,12 @@ def update(tx, params=PARAMS):
         (
             lambda: init(proximal(optax.sgd(0.1), RULES, 0.1, metric="adam")),
             ValueError,
-            "`inner` must hold exactly one optax.ScaleByAdamState for metric='adam', got 0",
+            "`inner` must hold an optax.ScaleByAdamState for metric='adam', got none",
         ),
         (
             lambda: init(proximal(optax.chain(ADAM, ADAM), RULES, 0.1, metric="adam")),
             ValueError,
-            "exactly one .* got 2",
+            "`inner` must hold one second moment of Adam for a parameter, got two at `head/kernel`",
         ),
         (lambda: init(proximal(AVERAGED, RULES, 0.1)), ValueError, "`inner` must not hold optax.contrib.schedule_free"),
         (

@@ -400,7 +400,7 @@ def test_injected_options_of_the_gradients():
 
 
 def test_injected_options_of_the_prox():
-    """The rate and `b2` may be injected into both, into the prox alone, or into the optimizer inside alone."""
+    """The rate and `b2` may be injected into both, or into the prox alone. (Into the optimizer alone is refused.)"""
     row = TRANSFORMS[-1]
     options = {name: value for name, value in METRIC.items() if name not in ("b2", "metric")}
 
@@ -415,7 +415,6 @@ def test_injected_options_of_the_prox():
     transforms = (
         optax.inject_hyperparams(both)(**numbers),
         outside(adam(**numbers), rules=RULES, learning_rate=lambda count: RATE, **METRIC),
-        proximal(optax.inject_hyperparams(adam)(**numbers), RULES, RATE, **METRIC),
     )
     for tx in transforms:
         reference, params, expected = Reference(row), nested(PARAMS), PARAMS
@@ -583,7 +582,7 @@ HOLES = {
 def test_holes_pass_through(param, update, cost, row):
     """A leaf that does not move comes back as it is. Its rule counts as met, and costs what the parameter costs."""
     others = {"hidden": True, "head": True, "frozen": {"kernel": False}}
-    tx = row.make(RATE, RULES, around=lambda optimizer: optax.masked(optimizer, others))
+    tx = row.make(RATE, RULES, around=lambda optimizer: optax.masked(optimizer, others), **dict(row.unchecked))
     params = nested(PARAMS) | {"frozen": {"kernel": param}}
     reference = Reference(row)
     expected, state = PARAMS, tx.init(params)
@@ -761,6 +760,7 @@ def state_of(row, state):
 
 FIELDS = {
     jaxreg.PenaltyState: ("count", "penalty", "key", "memory"),
+    jaxreg.DecoupledState: ("count", "penalty", "key", "memory", "inner_state"),
     jaxreg.ProximalState: ("count", "penalty", "key", "memory", "inner_state"),
 }
 

@@ -180,6 +180,7 @@ class Transform(NamedTuple):
       widens: whether updates come in the wider dtype of update and parameter, instead of the dtype of the update.
       takes_narrow: whether gradients may be narrower than parameters where a wrapper compares dtypes before and after.
       adam: whether the optimizer has Adam's moments.
+      unchecked: the option that leaves out the checks of the optimizer inside.
     """
 
     name: str
@@ -190,14 +191,16 @@ class Transform(NamedTuple):
     widens: bool = False
     takes_narrow: bool = False
     adam: bool = False
+    unchecked: tuple[tuple[str, bool], ...] = ()
 
     def __repr__(self):
         return self.name
 
 
 def _proximal_row(name, optimizer, step, *, adam=False, **metric):
+    make = _make_proximal(optimizer, **metric)
     return Transform(
-        name, _make_proximal(optimizer, **metric), step, jaxreg.ProximalState, zeros=True, widens=True, adam=adam
+        name, make, step, jaxreg.ProximalState, zeros=True, widens=True, adam=adam, unchecked=(("check", False),)
     )
 
 
@@ -208,7 +211,7 @@ TRANSFORMS = (
     Transform("decoupled, Adam", _make_decoupled_adam, decoupled(adam), adam=True),
     Transform("decoupled around Adam", _make_around_adam, decoupled(adam), jaxreg.DecoupledState, adam=True),
     _proximal_row("proximal, SGD", optax.sgd, proximal(sgd)),
-    _proximal_row("proximal, Adam", _adam, proximal(adam), adam=True),
+    _proximal_row("proximal, Adam", _adam, proximal(adam), adam=True, metric="euclidean"),
     _proximal_row("proximal, Adam in its metric", _adam, proximal(adam, in_metric=True, cap=CAP), adam=True, **METRIC),
 )
 

@@ -1,0 +1,258 @@
+"""The metric in which an optimizer steps, and the check that a prox step in it solves the stated problem."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxreg._checks import as_real, check_single, describe, is_float_array
+from jaxreg._paths import is_masked, leaves_with_paths
+from jaxreg._probe import COUNTS, LARGE, SMALL, UPDATES, Answer, Untraceable, ask, small_tree
+from jaxreg._rules import Met
+
+Metric = Literal["euclidean", "adam"] | Callable[[Any], Any]
+
+# These wrappers scale, skip or average the steps of what is inside. A prox step outside of them has another step size.
+_OUTSIDE = (
+    optax.ApplyEvery,
+    optax.ApplyIfFiniteState,
+    optax.ConditionallyMaskState,
+    optax.ConditionallyTransformState,
+    optax.LookaheadState,
+    optax.MultiStepsState,
+    optax.contrib.SAMState,
+)
+# These change the length or the direction of steps by what they see of the loss and of the way so far.
+_RESCALING = (
+    optax.contrib.ReduceLROnPlateauState,
+    optax.ScaleByBacktrackingLinesearchState,
+    optax.ScaleByZoomLinesearchState,
+    optax.ScaleByLBFGSState,
+)
+_INJECTED = (optax.InjectHyperparamsState, optax.InjectStatefulHyperparamsState)
+_AROUND = "optax.inject_hyperparams(jaxreg.proximal_adam, static_args=('rules',))(learning_rate=..., rules=rules)"
+_CHOICES = (
+    "choose one of: `jaxreg.proximal_adam` or `jaxreg.proximal_sgd`; `metric`, a function from the state of `inner` to "
+    "a tree of D; metric='euclidean', which prunes by size and does not solve loss + rules; or the penalty in the loss"
+)
+
+
+_UNKNOWN = (
+    "its metric is not known. In it, steps would be as long as `learning_rate` for gradients of any size; they are "
+    "{:.4g} and {:.4g} times as long for gradients of {:g} and {:g}. Are `b2`, `eps` and `eps_root` those of `inner`? "
+    f"Otherwise {_CHOICES}"
+)
+
+
+class Weight(NamedTuple):
+    """The diagonal D of the metric for one parameter, a scalar or an array, and whether it is that of Adam."""
+
+    diagonal: jax.Array
+    is_adam: bool
+
+
+def check_state(state: Any) -> None:
+    """Raises an error for optimizers around which no prox step is right."""
+    if _found(state, optax.contrib.ScheduleFreeState):
+        raise ValueError(
+            "`inner` must not hold optax.contrib.schedule_free, whose averaged weights have no exact zeros"
+        )
+    if wrappers := _found(state, _OUTSIDE):
+        name = type(wrappers[0]).__name__
+        raise ValueError(
+            f"`inner` must not hold a wrapper that skips, averages or repeats steps, got {name}; "
+            "put `proximal` inside: optax.MultiSteps(jaxreg.proximal(...), 4)"
+        )
+    if rescaling := _found(state, _RESCALING):
+        raise ValueError(
+            f"`inner` must not hold a transformation that changes the length of steps by itself, got "
+            f"{type(rescaling[0]).__name__}: the prox would not know its step"
+        )
+    if injected := _found(state, _INJECTED):
+        raise ValueError(
+            f"`inner` must not hold injected numbers, got {type(injected[0]).__name__}: the prox would not see their "
+            f"changes; inject around, {_AROUND}"
+        )
+
+
+def weights(metric: Metric | None, state: Any, b2: Any, eps: Any, eps_root: Any) -> Callable[[str, Any], Weight | None]:
+    """Returns the function from a path and a parameter to the D of the metric, which is None where D is 1."""
+    if metric == "euclidean":
+        return lambda path, param: None
+    if callable(metric):
+        return _given(metric(state))
+    moments: dict[str, tuple[Any, jax.Array]] = {}
+    for adam in _found(state, optax.ScaleByAdamState):
+        for path, moment in leaves_with_paths(adam.nu):
+            if not is_masked(moment):
+                if path in moments:
+                    raise ValueError(
+                        f"`inner` must hold one second moment of Adam for a parameter, got two at `{path}`"
+                    )
+                moments[path] = moment, adam.count
+
+    def like(value: Any, param: jax.Array) -> Any:
+        return float(value) if isinstance(value, float) else value.astype(param.dtype)
+
+    def weight(path: str, param: jax.Array) -> Weight | None:
+        if path not in moments:
+            if metric == "adam":
+                raise ValueError("`inner`: Adam's state has no second moment for it; is it masked there?")
+            return None
+        moment, count = moments[path]
+        # As optax writes it, so that XLA computes it once for both.
+        second = optax.tree.bias_correction(moment.astype(param.dtype), like(b2, param), count)
+        return Weight(jnp.sqrt(second + like(eps_root, param)) + like(eps, param), True)
+
+    return weight
+
+
+def _given(tree: Any) -> Callable[[str, Any], Weight]:
+    found = dict(leaves_with_paths(tree))
+
+    def weight(path: str, param: jax.Array) -> Weight:
+        value: Any = found.get(path)
+        if isinstance(value, float | int) and not isinstance(value, bool):
+            value = jnp.asarray(value, param.dtype)
+        if not is_float_array(value) or value.shape not in ((), param.shape):
+            raise ValueError(
+                f"`metric` must return a tree with a number or an array {describe(param)} for it, got {describe(value)}"
+            )
+        return Weight(jnp.asarray(value).astype(param.dtype), False)
+
+    return weight
+
+
+def _found(state: Any, kinds: type | tuple[type, ...]) -> list[Any]:
+    leaves = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kinds))
+    return [leaf for leaf in leaves if isinstance(leaf, kinds)]
+
+
+def check_adam(state: Any) -> None:
+    if not _found(state, optax.ScaleByAdamState):
+        raise ValueError(
+            "`inner` must hold an optax.ScaleByAdamState for metric='adam', got none; "
+            "optax.adam, optax.adamw and chains with optax.scale_by_adam have one"
+        )
+
+
+def check_steps(
+    inner: Any,
+    params: Any,
+    penalized: list[Met],
+    weigh: Callable[[Any], Callable[[str, Any], Weight | None]],
+    learning_rate: Any,
+    *,
+    is_choice: bool,
+) -> None:
+    """Raises an error where a prox step in the metric does not solve loss + rules.
+
+    Where the metric is a choice, the error is raised only for parameters that `inner` does not move.
+    """
+    small = small_tree(params)
+    at = dict(leaves_with_paths(small))
+
+    def measured(state: Any, updates: Any) -> list[jax.Array]:
+        moved = dict(leaves_with_paths(updates))
+        weight = weigh(state)
+        steps, weighed = [], []
+        for met in penalized:
+            step = moved.get(met.path)
+            step = jnp.zeros(()) if step is None or is_masked(step) else step
+            known = weight(met.path, at[met.path])
+            steps.append(step)
+            weighed.append(step if known is None else step * known.diagonal)
+        return steps + weighed
+
+    rates = None
+    try:
+        rates = None if is_choice else _rates(learning_rate)
+        answer = ask(inner, small, measured)
+    except Untraceable:
+        if is_choice:
+            return
+        raise ValueError(
+            "`inner` or `learning_rate` holds a traced value, so its steps cannot be checked; take "
+            "`jaxreg.proximal_adam` or `jaxreg.proximal_sgd`, which give the rate once, or check=False"
+        ) from None
+    except Exception as error:
+        if is_choice:
+            return
+        if rates is None:
+            raise
+        raise ValueError(
+            f"`inner` cannot be run on small gradients alone, to find its metric: {type(error).__name__}: {error}; "
+            f"{_CHOICES}; or check=False"
+        ) from error
+    for met, steps, moves in zip(penalized, answer.steps, answer.moves, strict=True):
+        if not moves:
+            raise ValueError(
+                f"`inner` does not move `{met.path}`, which {met.rule} would: put what stops it outside, as in "
+                "optax.partition({'train': jaxreg.proximal(...), 'freeze': optax.set_to_zero()}, labels), or leave it "
+                "alone by a rule with None"
+            )
+        if rates is not None and (fault := _fault(steps, rates, answer)):
+            raise ValueError(f"`inner` at `{met.path}`, under {met.rule}: {fault}")
+
+
+def _rates(learning_rate: Any) -> np.ndarray:
+    def rate(count: Any) -> jax.Array:
+        value = as_real(learning_rate(count) if callable(learning_rate) else learning_rate, name="learning_rate")
+        check_single(value, name="learning_rate")
+        return value.astype(jnp.float32)
+
+    if isinstance(learning_rate, jax.core.Tracer):
+        raise Untraceable
+    with jax.ensure_compile_time_eval():
+        rates = jax.lax.map(rate, jnp.asarray(COUNTS, jnp.int32))
+    if isinstance(rates, jax.core.Tracer):
+        raise Untraceable
+    return np.asarray(rates, np.float64)
+
+
+def _fault(steps: np.ndarray, rates: np.ndarray, answer: Answer) -> str | None:
+    """Returns what is wrong with weighed steps that should be as long as the learning rate, or None."""
+    if not steps.size:
+        return None
+    least = 1e-6 * np.max(rates)
+    usable = np.flatnonzero(rates[:UPDATES] > least)
+    if not len(usable):
+        return "its steps cannot be checked, because `learning_rate` is 0; check=False skips the check"
+    if not np.all(np.isfinite(steps)):
+        return f"its steps are not finite; {_CHOICES}"
+    last, before = usable[-1], usable[int(0.9 * (len(usable) - 1))]
+    # The axes are gradient sizes and values. Each is 1 where the step is as long as it should be.
+    now, earlier = (steps[t] / rates[t] for t in (last, before))
+    tolerance = answer.tolerance
+    few = len(SMALL)
+    ratio = float(np.mean(now[:few]))
+    if np.ptp(now[:few]) > 2 * tolerance * np.max(np.abs(now[:few])):
+        return _UNKNOWN.format(*now[:few].mean(1), *SMALL)
+    if np.max(np.abs(now - earlier) / np.maximum(np.abs(now), 1e-30)) > tolerance:
+        return (
+            f"its steps cannot be checked, because their ratio to `learning_rate` still changes after {last} updates, "
+            f"from {float(np.mean(earlier)):.4g} to {float(np.mean(now)):.4g}: it adapts, it has another schedule, or "
+            f"its momentum is very slow. Otherwise {_CHOICES}; or check=False"
+        )
+    if abs(ratio - 1) > tolerance:
+        return (
+            f"its steps are {ratio:.4g} times as long as `learning_rate` says, so that the penalties would count 1 / "
+            f"{ratio:.4g} times. Give the rate of `inner`, which under momentum m is its own over 1 − m, as in "
+            f"`jaxreg.proximal_sgd`. Otherwise {_CHOICES}"
+        )
+    # Large gradients may be clipped. Then they have all the same steps.
+    bounded = now[few:] * np.asarray(LARGE)[:, None]
+    is_right = np.abs(now[few:] - 1) <= tolerance
+    is_clipped = np.abs(bounded - bounded[-1]) <= tolerance * np.abs(bounded[-1])
+    if not np.all(is_right | is_clipped):
+        return _UNKNOWN.format(now[0].mean(), now[-1].mean(), SMALL[0], LARGE[-1])
+    for t in range(UPDATES, len(rates)):
+        if np.max(np.abs(steps[t, :few] - rates[t])) > tolerance * rates[t] + least:
+            return (
+                f"after {COUNTS[t]} updates its learning rate is {float(np.mean(steps[t, :few])):.4g} and "
+                f"`learning_rate` is {rates[t]:.4g}; give both the same schedule"
+            )
+    return None
