@@ -169,7 +169,8 @@ def check_steps(
 
     rates = None
     try:
-        rates = None if is_choice else _rates(learning_rate)
+        if not is_choice:
+            rates = _rates(learning_rate)
         answer = ask(inner, small, measured)
     except Untraceable:
         if is_choice:
@@ -210,7 +211,13 @@ def _rates(learning_rate: Any) -> np.ndarray:
         rates = jax.lax.map(rate, jnp.asarray(COUNTS, jnp.int32))
     if isinstance(rates, jax.core.Tracer):
         raise Untraceable
-    return np.asarray(rates, np.float64)
+    found = np.asarray(rates, np.float64)
+    if not np.any(found[:UPDATES]):
+        raise ValueError(
+            f"`learning_rate` must not be 0 for {UPDATES} updates, since the steps of `inner` cannot be checked then; "
+            "check=False skips the check"
+        )
+    return found
 
 
 def _fault(steps: np.ndarray, rates: np.ndarray, answer: Answer) -> str | None:
@@ -219,8 +226,6 @@ def _fault(steps: np.ndarray, rates: np.ndarray, answer: Answer) -> str | None:
         return None
     least = 1e-6 * np.max(rates)
     usable = np.flatnonzero(rates[:UPDATES] > least)
-    if not len(usable):
-        return "its steps cannot be checked, because `learning_rate` is 0; check=False skips the check"
     if not np.all(np.isfinite(steps)):
         return f"its steps are not finite; {_CHOICES}"
     last, before = usable[-1], usable[int(0.9 * (len(usable) - 1))]

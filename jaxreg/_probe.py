@@ -24,6 +24,8 @@ PARAMETERS = (3.0, 0.7, 3.0, 3.0, 3.0)
 LANES = [(sign * size, param) for size, param in zip((*SMALL, *LARGE), PARAMETERS, strict=True) for sign in (1.0, -1.0)]
 UPDATES = 2_000  # so many that momentum of 0.99 has settled
 LATER = (10_000, 100_000, 1_000_000)  # counts at which schedules are compared, too
+# The relative error of a step. An average in bfloat16 stops where a tenth of the rest is below half of its spacing.
+FULL, HALF = 1e-3, 5e-2
 COUNTS = np.concatenate([np.arange(UPDATES), LATER])  # of the updates before each one that is recorded
 LARGEST = 4_096  # trees of at most so many weights keep their shapes
 
@@ -96,6 +98,10 @@ def ask(inner: Any, params: Any, weigh: Callable[[Any, Any], list[jax.Array]]) -
             after, now = jax.tree.flatten(state)
             if now != treedef:
                 raise TypeError("its state changes its structure")
+            # The moments of integers, which no real gradient meets, would become floats.
+            after = [
+                new if new.dtype == old.dtype else new.astype(old.dtype) for new, old in zip(after, first, strict=True)
+            ]
             return [*weigh(state, updates), *after]
 
         step, start, places = _shared(update, first)
@@ -107,7 +113,7 @@ def ask(inner: Any, params: Any, weigh: Callable[[Any, Any], list[jax.Array]]) -
     sizes = np.asarray(LANES)[::2, 0, None, None]
     steps = [((w[1::2] - w[::2]) / (2 * sizes)).swapaxes(0, 1) for w in weighed]
     half = any(jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype.itemsize < 4 for leaf in first)
-    return Answer(steps, [bool(np.any(u != 0)) for u in updates], 3e-2 if half else 1e-3)
+    return Answer(steps, [bool(np.any(u != 0)) for u in updates], HALF if half else FULL)
 
 
 def _run(step: Callable[..., Any], lane: jax.Array, start: list[jax.Array]) -> list[jax.Array]:
