@@ -125,6 +125,10 @@ class Regularizer(Configured):
         """
         raise NotImplementedError(f"{self!r} has no prox in closed form; {GRADIENTS_INSTEAD}")
 
+    def _seen(self, x: Any) -> str:
+        """Returns what the penalty sees in an array, where that is matrices or groups."""
+        return ""
+
     def _elastic_net(self) -> tuple[Any, Any]:
         """Returns the strengths of Σ|x| and Σx² of a penalty that is made of these alone."""
         raise NotImplementedError
@@ -190,6 +194,9 @@ class Sum(Regularizer):
         l1, l2 = self._elastic_net()
         return prox.l1_l2(x, step, l1=l1, l2=l2)
 
+    def _seen(self, x: Any) -> str:
+        return ", ".join(dict.fromkeys(seen for term in self.terms if (seen := term._seen(x))))
+
     @property
     def _is_elastic_net(self) -> bool:  # type: ignore[override]
         return all(term._is_elastic_net for term in self.terms)
@@ -231,6 +238,9 @@ class Scaled(Regularizer):
     def prox(self, x: jax.Array, step: Any) -> jax.Array:
         return self.regularizer.prox(x, times_strength(step, self.scale, name="scale"))
 
+    def _seen(self, x: Any) -> str:
+        return self.regularizer._seen(x)
+
     @property
     def _is_elastic_net(self) -> bool:  # type: ignore[override]
         return self.regularizer._is_elastic_net
@@ -244,6 +254,10 @@ class Function(Regularizer):
     """A plain function from an array to a scalar, as a regularizer without a strength of its own."""
 
     function: Callable[[jax.Array], jax.Array]
+
+    def __post_init__(self) -> None:
+        if not is_penalty(self.function):
+            raise TypeError(f"`function` must be a function from an array to a scalar, got {describe(self.function)}")
 
     def __repr__(self) -> str:
         return brief(self.function)

@@ -122,8 +122,15 @@ def to_dict(obj: Any) -> dict[str, Any]:
 
 def from_dict(value: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
     """Returns `value` with every dict that `to_dict` made turned into its object, and with lists turned into tuples."""
+    try:
+        return _from_dict(value, custom_objects)
+    except RecursionError as error:
+        raise ValueError("`config` is nested too deeply") from error
+
+
+def _from_dict(value: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
     if isinstance(value, list | tuple):
-        return tuple(from_dict(part, custom_objects) for part in value)
+        return tuple(_from_dict(part, custom_objects) for part in value)
     if not isinstance(value, Mapping) or "class_name" not in value:
         return value
     if not isinstance(value["class_name"], str):
@@ -147,7 +154,11 @@ def from_dict(value: Any, custom_objects: Mapping[str, Any] | None = None) -> An
             f"{', '.join(sorted(BUILT_IN))}; `custom_objects` has {sorted(custom)}"
         )
     if is_function:
+        if not is_penalty(found):
+            raise TypeError(f"`custom_objects[{config!r}]` must be a function, got {describe(found)}")
         return found
     if not isinstance(config, Mapping):
         raise TypeError(f"`config` of {class_name!r} must be a dict, got {describe(config)}")
-    return found.from_config({name: from_dict(part, custom) for name, part in config.items()})
+    if not isinstance(found, type) or not hasattr(found, "from_config"):
+        raise TypeError(f"`custom_objects[{class_name!r}]` must be a class with `from_config`, got {describe(found)}")
+    return found.from_config({name: _from_dict(part, custom) for name, part in config.items()})

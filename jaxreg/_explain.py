@@ -19,6 +19,8 @@ class Row(NamedTuple):
       size: the number of its values.
       patterns: the indices of the rules whose patterns match it, the first of which has it.
       penalty: a number where values exist, else None.
+      seen: what its regularizer sees in it, such as "64 groups of 64".
+      names: its further paths, where modules of NNX share it.
     """
 
     path: str
@@ -26,6 +28,8 @@ class Row(NamedTuple):
     size: int
     patterns: tuple[int, ...]
     penalty: float | None
+    seen: str = ""
+    names: tuple[str, ...] = ()
 
 
 class Explanation(Tables):
@@ -47,12 +51,19 @@ class Explanation(Tables):
         return f"{sum(known):.6g}", f"{sum(known) / self._total:.1%}" if has_share else "-"
 
     def _parameters(self) -> Table:
-        made = table("path", "array", "rule", "regularizer", *self._columns, right=_RIGHT)
-        for row in self.rows:
+        # Most trees have nothing to show in these columns.
+        further = {
+            "seen as": [row.seen for row in self.rows],
+            "shared with": [", ".join(row.names) for row in self.rows],
+        }
+        further = {column: cells for column, cells in further.items() if any(cells)}
+        made = table("path", "array", "rule", "regularizer", *further, *self._columns, right=_RIGHT)
+        for index, row in enumerate(self.rows):
             rule, regularizer = "-", "no rule"
             if row.patterns:
                 rule, regularizer = str(row.patterns[0]), self._rules[row.patterns[0]][1]
-            add_row(made, row.path, row.array, rule, regularizer, *self._cost([row]))
+            cells = (column[index] for column in further.values())
+            add_row(made, row.path, row.array, rule, regularizer, *cells, *self._cost([row]))
         return made
 
     def _totals(self) -> Table:
@@ -66,7 +77,7 @@ class Explanation(Tables):
             lost = [row.patterns[0] for row in self.rows if index in row.patterns[1:]]
             text = ", ".join(f"{lost.count(other)} to rule {other}" for other in sorted(set(lost)))
             met = [row for row in self.rows if row.patterns[:1] == (index,)]
-            add(str(index), pattern or "''", regularizer, met, text)
+            add(str(index), pattern, regularizer, met, text)
         if free := [row for row in self.rows if not row.patterns]:
             add("-", "", "no rule", free, "")
         made.add_section()

@@ -1,17 +1,23 @@
 """Matching of patterns with the paths of leaves, and the errors for patterns that met none."""
 
 import difflib
+import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxreg._base import Regularizer
-from jaxreg._checks import describe, is_inexact_array
+from jaxreg._checks import brief, describe, is_inexact_array
 from jaxreg._paths import is_masked
 
-Pattern = str | Callable[[str, Any], bool]
+Pattern = str | Callable[[str, Any], bool]  # a compiled expression becomes a string
+
+
+# Patterns that are meant to match everything. (`c*` matches the empty string, so everything too.)
+EVERYTHING = ("", ".*", "^", "^.*", ".*$", "^.*$")
 
 
 class Match(NamedTuple):
@@ -27,23 +33,65 @@ class Match(NamedTuple):
 
 
 def checked_pattern(pattern: Any) -> Pattern:
+    """Returns a pattern as a string or a predicate."""
+    if isinstance(pattern, re.Pattern):
+        pattern = _as_text(pattern)
     if isinstance(pattern, str):
         try:
-            re.compile(pattern)
+            compiled = re.compile(pattern)
         except re.error as error:
             raise ValueError(
                 f"the pattern {pattern!r} is not a regular expression, in which the `*` of a glob is `.*`: {error}"
             ) from error
+        if pattern not in EVERYTHING and compiled.search("") and compiled.search("\0"):
+            raise ValueError(
+                f"the pattern {pattern!r} matches the empty string, and so every path; the `*` of a glob is `.*`, and "
+                "a pattern that is to match everything is written '.*' or ''"
+            )
         return pattern
     if callable(pattern) and not isinstance(pattern, type | Regularizer):
+        try:
+            inspect.signature(pattern).bind("path", None)
+        except TypeError as error:
+            raise TypeError(f"the predicate {brief(pattern)} must take (path, leaf): {error}") from error
+        except ValueError:
+            pass  # it shows no signature
         return pattern
     raise TypeError(f"the pattern must be a string or a function (path, leaf) -> bool, got {describe(pattern)}")
 
 
+def _as_text(pattern: re.Pattern[Any]) -> str:
+    """Returns the text of a compiled pattern, with its flags in it."""
+    text = pattern.pattern
+    if not isinstance(text, str):
+        raise TypeError("the pattern must be a regular expression of text, got one of bytes")
+    if re.compile(text).flags == pattern.flags:
+        return text
+    flags = "".join(letter for letter in "aimsx" if pattern.flags & re.RegexFlag[letter.upper()])
+    return f"(?{flags}){re.sub(r'^[(][?][aimsux]+[)]', '', text)}"
+
+
+def name_of(pattern: Pattern) -> str:
+    """Returns how a pattern is shown: a string in quotes, and a predicate as a function."""
+    if isinstance(pattern, str):
+        return repr(pattern)
+    return f"{getattr(pattern, '__name__', type(pattern).__name__)}(path, leaf)"
+
+
 def match(
-    leaves: list[tuple[str, Any]], patterns: Sequence[Pattern], label: Callable[[int], str], *, strict: bool
+    leaves: list[tuple[str, Any]],
+    patterns: Sequence[Pattern],
+    label: Callable[[int], str],
+    *,
+    strict: bool,
+    excluded: Collection[int] = (),
+    others: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
 ) -> list[Match]:
-    """Returns every parameter and `MaskedNode` with the patterns that match it. `label` names a pattern in errors."""
+    """Returns every parameter and `MaskedNode` with the patterns that match it.
+
+    `label` names a pattern in errors. `excluded` are the patterns that leave their parameters alone. `others` are the
+    further names of shared parameters, by their path.
+    """
     found = []
     asked = [re.compile(pattern) if isinstance(pattern, str) else pattern for pattern in patterns]
     for path, leaf in leaves:
@@ -56,13 +104,29 @@ def match(
                 # no array that an earlier pattern has: they may rely on what is excluded before them.
                 if isinstance(pattern, re.Pattern):
                     matches = pattern.search(path) is not None
+                    if strict and not matches:
+                        _check_names(pattern, path, others, label, index)
                 else:
                     matches = not matching and not is_masked(leaf) and _ask(pattern, path, leaf, label, index)
                 matching += (index,) if matches else ()
             found.append(Match(path, leaf, matching))
     if strict:
-        _check_met(leaves, found, patterns, label)
+        _check_met(leaves, found, patterns, label, excluded)
     return found
+
+
+def _check_names(
+    pattern: re.Pattern[str],
+    path: str,
+    others: Mapping[str, tuple[str, ...]],
+    label: Callable[[int], str],
+    index: int,
+) -> None:
+    if named := [name for name in others.get(path, ()) if pattern.search(name)]:
+        raise ValueError(
+            f"{label(index)} matches `{named[0]}`, which is the same parameter as `{path}`: modules share it, and "
+            f"rules know it by that path; write the pattern for `{path}`"
+        )
 
 
 def _can_match(leaf: Any) -> bool:
@@ -81,16 +145,28 @@ def _ask(predicate: Callable[[str, Any], bool], path: str, leaf: Any, label: Cal
 
 
 def _check_met(
-    leaves: list[tuple[str, Any]], found: list[Match], patterns: Sequence[Pattern], label: Callable[[int], str]
+    leaves: list[tuple[str, Any]],
+    found: list[Match],
+    patterns: Sequence[Pattern],
+    label: Callable[[int], str],
+    excluded: Collection[int],
 ) -> None:
     paths = [path for path, leaf in leaves if _can_match(leaf)]
     masked = [path for path, leaf in leaves if is_masked(leaf)]
     faults = []
     for index, pattern in enumerate(patterns):
-        if any(m.patterns[:1] == (index,) for m in found) or _may_lie_below(pattern, masked, paths):
+        lost = [m for m in found if index in m.patterns[1:]]
+        listed = _listed([f"`{m.path}` to rule {m.patterns[0]}" for m in lost])
+        if any(m.patterns[:1] == (index,) for m in found):
+            if index in excluded and _is_late(index, patterns, found, excluded):
+                faults.append(
+                    f"{label(index)} comes too late: it lost {listed}, and keeps nothing from a later rule; "
+                    "write it before them"
+                )
+        elif _may_lie_below(pattern, masked, paths):
             continue
-        if lost := [f"`{m.path}` to rule {m.patterns[0]}" for m in found if index in m.patterns]:
-            faults.append(f"{label(index)} lost every match to earlier rules: {_listed(lost)}")
+        elif lost:
+            faults.append(f"{label(index)} lost every match to earlier rules: {listed}")
         elif isinstance(pattern, str):
             faults.append(f"{label(index)} met no parameter{_hint(pattern, leaves)}")
         else:
@@ -99,18 +175,43 @@ def _check_met(
         raise ValueError(f"{'; '.join(faults)}. Correct the rule, or allow it with Rules(..., strict=False).")
 
 
+def _is_late(index: int, patterns: Sequence[Pattern], found: list[Match], excluded: Collection[int]) -> bool:
+    """Returns whether a rule that leaves parameters alone has lost some to a penalty, and keeps none from a later one.
+
+    A rule for everything else may come last. A later predicate may be one that it keeps something from, because
+    predicates are not asked about parameters that earlier rules have.
+    """
+    if patterns[index] in EVERYTHING or not any(
+        index in m.patterns[1:] and m.patterns[0] not in excluded for m in found
+    ):
+        return False
+    later = [i for i in range(index + 1, len(patterns)) if i not in excluded]
+    keeps = any(m.patterns[:1] == (index,) and set(later) & set(m.patterns) for m in found)
+    return not keeps and all(isinstance(patterns[i], str) for i in later)
+
+
 def _may_lie_below(pattern: Pattern, masked: list[str], paths: list[str]) -> bool:
     """Returns whether a pattern may match below a `MaskedNode`, which can stand for a whole subtree.
 
-    A subtree is assumed to have paths that end as other paths end. Nothing is known of a predicate.
+    A subtree is assumed to be as deep as the tree is elsewhere, and its paths to end as other paths end. Nothing is
+    known of a predicate.
     """
     if not isinstance(pattern, str):
         return bool(masked)
-    ends = {""}
+    # The ends of paths by how many keys they have.
+    depth = max((path.count("/") + 1 for path in paths), default=0)
+    ends: list[set[str]] = [{""}, *(set() for _ in range(depth))]
     for path in paths:
         keys = path.split("/")
-        ends |= {"/".join(keys[start:]) for start in range(len(keys))}
-    return any(re.search(pattern, f"{path}/{end}") for path in masked for end in ends)
+        for count in range(1, len(keys) + 1):
+            ends[count].add("/".join(keys[-count:]))
+    compiled = re.compile(pattern)
+    return any(
+        compiled.search(f"{path}/{end}")
+        for path in masked
+        for same in ends[: max(depth - path.count("/") - 1, 1) + 1]
+        for end in same
+    )
 
 
 def _hint(pattern: Pattern, leaves: list[tuple[str, Any]]) -> str:

@@ -46,15 +46,29 @@ def positive_axes(axes: Axes, rank: int, *, name: str) -> tuple[int, ...]:
 def within_groups(
     x: jax.Array, group_axis: Axes, batch_axis: Axes, size_weighted: bool
 ) -> tuple[tuple[int, ...], float]:
-    """Returns the axes that the norm of a group runs over, and the weight of each group."""
+    """Returns the axes that the norm of a group runs over, and the weight of each group.
+
+    Without a `group_axis` the whole array is one group.
+    """
     groups = positive_axes(group_axis, x.ndim, name="group_axis")
     batch = positive_axes(batch_axis, x.ndim, name="batch_axis")
-    if not groups:
-        raise ValueError("`group_axis` must name at least one axis, got ()")
     check_disjoint(groups, batch, x, name="group_axis")
     check_bool(size_weighted, name="size_weighted")
     axes = tuple(axis for axis in range(x.ndim) if axis not in groups + batch)
     return axes, math.sqrt(math.prod(x.shape[axis] for axis in axes)) if size_weighted else 1.0
+
+
+def groups_in(x: jax.Array, group_axis: Axes, batch_axis: Axes) -> str:
+    """Returns which groups are seen in an array, such as "64 groups of 9"."""
+    axes, _ = within_groups(x, group_axis, batch_axis, False)
+    count = math.prod(size for axis, size in enumerate(x.shape) if axis not in axes)
+    return f"{count} group{'s' * (count != 1)} of {math.prod(x.shape[axis] for axis in axes)}"
+
+
+def matrices_in(x: jax.Array, out_axis: Axes, batch_axis: Axes) -> str:
+    """Returns which matrices are seen in an array, such as "12 matrices 32×8"."""
+    count, rows, columns = _matrix_axes(x, out_axis, batch_axis)[1]
+    return f"{count} {'matrix' if count == 1 else 'matrices'} {rows}×{columns}"
 
 
 def check_disjoint(axes: tuple[int, ...], batch: tuple[int, ...], x: jax.Array, *, name: str) -> None:

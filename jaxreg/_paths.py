@@ -1,12 +1,13 @@
 """The leaves of any parameter tree, each with its path."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import optax
 from flax import nnx
 from flax.core.meta import AxisMetadata
+from flax.nnx.training.optimizer import OptArray, OptState, OptVariable
 from jax.tree_util import keystr, tree_flatten_with_path
 
 _BOXES = (AxisMetadata, nnx.Variable)
@@ -17,19 +18,62 @@ def is_masked(leaf: Any) -> bool:
     return isinstance(leaf, optax.MaskedNode)
 
 
+def is_box(leaf: Any) -> bool:
+    """Returns whether `leaf` is a box around an array, such as `nn.Partitioned` or `nnx.Param`."""
+    return isinstance(leaf, _BOXES)
+
+
 def leaves_with_paths(tree: Any) -> list[tuple[str, Any]]:
     """Returns the leaves of `tree` with their paths, joined by `/`. A bare array has the path "".
 
     A box around an array (`nn.Partitioned`, `nnx.Param`) gives the array under the path of the box. For an
     `nnx.Module`, only its `nnx.Param`s are used, and a shared one once. `MaskedNode` is a leaf, and None is not.
     """
-    found = [(keystr(path, simple=True, separator="/"), leaf) for path, leaf in _walk((), tree)]
+    try:
+        found = [(keystr(path, simple=True, separator="/"), leaf) for path, leaf in _walk((), tree)]
+    except RecursionError as error:
+        raise ValueError("the tree is nested too deeply for JAX") from error
     seen = set()
     for path, _ in found:
         if path in seen:
             raise ValueError(f"two leaves of the tree have the path `{path}`; rename a key that contains '/'")
         seen.add(path)
     return found
+
+
+def other_names(tree: Any, paths: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Returns the further paths of the parameters that several modules of NNX share, by the path that they have."""
+    if not any(isinstance(part, nnx.Module) for part in jax.tree.leaves(tree, is_leaf=_stops)):
+        return {}
+    parts = tree_flatten_with_path(tree, is_leaf=lambda part: isinstance(part, nnx.Variable))[0]
+    names: dict[int, list[str]] = {}
+    for path, part in parts:
+        names.setdefault(id(part), []).append(keystr(path, simple=True, separator="/"))
+    known = set(paths)
+    return {
+        path: others
+        for together in names.values()
+        for path in known.intersection(together)
+        if (others := tuple(name for name in together if name not in known))
+    }
+
+
+def check_no_optimizer_state(tree: Any) -> None:
+    """Raises an error for a tree in which an optimizer keeps its moments, which are no parameters."""
+    for path, part in tree_flatten_with_path(tree, is_leaf=_is_optimizer_state)[0]:
+        if _is_optimizer_state(part):
+            where = keystr(path, simple=True, separator="/")
+            raise ValueError(
+                f"`tree` holds the state of an optimizer, {type(part).__name__}{f' at `{where}`' if where else ''}, "
+                "whose moments would count as parameters; give the parameters alone, such as state.params or the model"
+            )
+
+
+def _is_optimizer_state(part: Any) -> bool:
+    if isinstance(part, nnx.Optimizer | OptState | OptArray | OptVariable):
+        return True
+    of_optax = type(part).__module__.split(".")[0] in ("optax", "jaxreg")
+    return of_optax and isinstance(part, tuple) and not is_masked(part)
 
 
 def replace_leaves(tree: Any, new: Mapping[str, Any]) -> Any:

@@ -12,7 +12,7 @@ from jaxreg._metric import Metric, Weight, check_adam, check_state, check_steps,
 from jaxreg._numerics import accumulation_dtype, add_up, times_strength
 from jaxreg._paths import leaves_with_paths
 from jaxreg._rules import Met, Rules
-from jaxreg._updates import Pairs, check_optimizer, first_key, first_penalty, split_key
+from jaxreg._updates import Pairs, check_call, check_optimizer, first_key, first_penalty, split_key
 
 
 class ProximalState(NamedTuple):
@@ -158,6 +158,7 @@ def proximal(
     def update_fn(
         updates: optax.Updates, state: ProximalState, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, ProximalState]:
+        check_call(updates, params)
         updates, inner_state = wrapped.update(updates, state.inner_state, params, **extra_args)
         pairs = Pairs.of(updates, params)
         used_key, next_key = split_key(key, state.key)

@@ -3,20 +3,22 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, NoReturn, Self
 
+import flax.serialization
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxreg._base import Regularizer, as_regularizer, evaluate
-from jaxreg._checks import check_bool, describe, is_inexact_array
+from jaxreg._checks import brief, check_bool, check_key, describe, is_inexact_array
 from jaxreg._config import from_dict, to_dict
 from jaxreg._explain import Explanation, Row
-from jaxreg._matching import Pattern, checked_pattern, match
+from jaxreg._matching import Pattern, checked_pattern, match, name_of
 from jaxreg._numerics import add_up
-from jaxreg._paths import is_masked, leaves_with_paths, replace_leaves
-from jaxreg._pytree import register
+from jaxreg._paths import check_no_optimizer_state, is_masked, leaves_with_paths, other_names, replace_leaves
+from jaxreg._pytree import identity, is_number, register
 from jaxreg._serialization import RegularizerLike, get
 
 
@@ -30,6 +32,7 @@ class Met(NamedTuple):
       regularizer: that of its rule. None where no rule matches, where its rule has none, or where it is masked.
       rule: the name of its rule in errors.
       place: its place among the parameters with a regularizer, from which its random key is made.
+      names: its further paths, where modules of NNX share it.
     """
 
     path: str
@@ -38,6 +41,7 @@ class Met(NamedTuple):
     regularizer: Regularizer | None
     rule: str
     place: int
+    names: tuple[str, ...] = ()
 
     def penalty(self, key: jax.Array | None) -> jax.Array:
         """Returns the penalty of the parameter. It has a random key of its own, made from `key`."""
@@ -75,10 +79,12 @@ class Rules:
 
     Args:
       *pairs: `(pattern, regularizer)`, in order. The first pattern that matches a leaf wins. A pattern is a regular
-        expression, searched for anywhere in the path (`re.search`; the keys are joined by `/`), or a function
-        `(path, leaf) -> bool`. A regularizer is anything that `jaxreg.get` takes: a regularizer, a function from an
-        array to a scalar, a name, a dict, or None, which leaves the parameter alone.
-      strict: whether a rule that met no parameter, or lost every match to earlier rules, is an error.
+        expression, searched for anywhere in the path (`re.search`; the keys are joined by `/`), as text or compiled, or
+        a function `(path, leaf) -> bool`. A regularizer is anything that `jaxreg.get` takes: a regularizer, a function
+        from an array to a scalar, a name, a dict, or None, which leaves the parameter alone.
+      strict: whether what cannot be meant is an error: a rule that met no parameter, or lost every match to earlier
+        rules; None that comes too late, because an earlier rule has what it was to leave alone; a tree that holds the
+        state of an optimizer; a pattern for another name of a parameter that modules of NNX share.
 
     The parameters are the leaves that are floating-point arrays. Other leaves have no penalty, and neither has a
     parameter that no rule matches. Write exceptions first, since a rule loses the matches that earlier ones have:
@@ -89,11 +95,13 @@ class Rules:
     `nn.Partitioned` gives its array under its own path. Where `optax.masked` or `optax.partition` have left a
     `MaskedNode`, a pattern that matches its path counts as met and costs nothing.
 
-    `Rules` is a pytree whose leaves are the strengths.
+    `Rules` is a pytree whose leaves are the strengths. `2.0 * rules` has all penalties twice as strong. Rules made of
+    equal parts are equal, so they serve as static arguments of `jax.jit`.
 
     Raises:
-      ValueError: there are no pairs, or a pattern is not a regular expression. When applied to a tree: a rule met
-        nothing or lost every match, or a penalty does not fit its parameter. The message names the rule and the path.
+      ValueError: there are no pairs, or a pattern is not a regular expression, or matches the empty string and so
+        every path, as `c*` does. (`''` and `'.*'` are meant so.) When applied to a tree: a rule that cannot be meant,
+        as under `strict`, or a penalty that does not fit its parameter. The message names the rule and the path.
       TypeError: a pair, a pattern or a regularizer has another type.
 
     >>> params = {"hidden": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}, "head": {"kernel": jnp.ones((3, 1))}}
@@ -136,6 +144,23 @@ class Rules:
     def __setattr__(self, name: str, value: Any) -> NoReturn:
         raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
 
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and identity(self) == identity(other)
+
+    def __hash__(self) -> int:
+        return hash(identity(self))
+
+    # NumPy's scalars and arrays leave `scale * rules` to `__rmul__`.
+    __array_ufunc__: ClassVar[None] = None
+
+    def __mul__(self, scale: Any) -> "Rules":
+        if not is_number(scale) and not isinstance(scale, bool | np.bool_):
+            return NotImplemented
+        scaled = [None if regularizer is None else scale * regularizer for regularizer in self.regularizers]
+        return type(self)(*zip(self.patterns, scaled, strict=True), strict=self.strict)
+
+    __rmul__ = __mul__
+
     def __call__(self, tree: Any, *, key: jax.Array | None = None) -> jax.Array:
         """Returns the sum of the penalties of all parameters, a scalar in at least float32.
 
@@ -145,7 +170,17 @@ class Rules:
 
     def breakdown(self, tree: Any, *, key: jax.Array | None = None) -> dict[str, jax.Array]:
         """Returns the penalty of each parameter that has one, by path."""
+        check_key(key)
         return {met.path: met.penalty(key) for met in self._met(tree) if met.regularizer is not None}
+
+    def by_rule(self, tree: Any, *, key: jax.Array | None = None) -> dict[int, jax.Array]:
+        """Returns the penalty of each rule, by its index, and 0 for a rule that leaves its parameters alone."""
+        check_key(key)
+        met = self._met(tree)
+        return {
+            rule: add_up(m.penalty(key) for m in met if m.regularizer is not None and m.patterns[0] == rule)
+            for rule in range(len(self.patterns))
+        }
 
     def matches(self, tree: Any) -> dict[str, int | None]:
         """Returns the index of each parameter's rule by path, and None where no rule matches."""
@@ -177,12 +212,16 @@ class Rules:
     def explain(self, tree: Any, *, key: jax.Array | None = None) -> Explanation:
         """Returns two tables: which rule met which parameter and the cost of each, and what each rule met and lost.
 
-        Print them, or show them in a notebook. `rich.print` folds them to the width of a terminal, and `rows` has the
-        first one as data. For a tree from `jax.eval_shape` they show everything but the penalties, so that rules can be
-        checked before anything is allocated.
+        The first one says what a regularizer sees in a kernel, such as "12 matrices 32×8" or "64 groups of 64".
+
+        Print them, or show them in a notebook. `rich.print` folds them to the width of a terminal. `rows` has the first
+        one as data, and `by_rule` the penalties of the second one. For a tree from `jax.eval_shape` they show all but
+        the penalties, so that rules can be checked before anything is allocated.
         """
+        check_key(key)
         rows = tuple(_row(met, key) for met in self._met(tree))
-        return Explanation(rows, tuple((_name(p), _kind(r)) for p, r in self._pairs()))
+        shown = ((p if isinstance(p, str) and p else name_of(p), _kind(r)) for p, r in self._pairs())
+        return Explanation(rows, tuple(shown))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the rules as plain JSON. A predicate must be a function with a name.
@@ -208,7 +247,7 @@ class Rules:
         return cls(*from_dict(config["pairs"], custom_objects), strict=config.get("strict", True))
 
     def __repr__(self) -> str:
-        pairs = ", ".join(f"({_name(p)!r}, {r!r})" for p, r in self._pairs())
+        pairs = ", ".join(f"({repr(p) if isinstance(p, str) else brief(p)}, {r!r})" for p, r in self._pairs())
         return f"Rules({pairs}{'' if self.strict else ', strict=False'})"
 
     def _pairs(self) -> list[tuple[Pattern, Regularizer | None]]:
@@ -216,20 +255,32 @@ class Rules:
 
     def label(self, index: int) -> str:
         """Returns the name of a rule in errors."""
-        return f"rule {index} ({_name(self.patterns[index])!r}, {_kind(self.regularizers[index])})"
+        return f"rule {index} ({name_of(self.patterns[index])}, {_kind(self.regularizers[index])})"
 
     def _met(self, tree: Any) -> list[Met]:
-        return self.met_leaves(leaves_with_paths(tree))
+        leaves = leaves_with_paths(tree)
+        if self.strict:
+            check_no_optimizer_state(tree)
+        return self.met_leaves(leaves, others=other_names(tree, [path for path, _ in leaves]))
 
-    def met_leaves(self, leaves: list[tuple[str, Any]], *, strict: bool = True) -> list[Met]:
+    def met_leaves(
+        self,
+        leaves: list[tuple[str, Any]],
+        *,
+        strict: bool = True,
+        others: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+    ) -> list[Met]:
         """Returns what the rules say of leaves with their paths, for the leaves that are parameters or masked."""
         labels = [self.label(rule) for rule in range(len(self.patterns))]
+        excluded = [rule for rule, regularizer in enumerate(self.regularizers) if regularizer is None]
+        strict = self.strict and strict
         found = []
         place = 0
-        for m in match(leaves, self.patterns, self.label, strict=self.strict and strict):
+        for m in match(leaves, self.patterns, self.label, strict=strict, excluded=excluded, others=others):
             rule = m.patterns[0] if m.patterns else None
             regularizer = None if rule is None or is_masked(m.leaf) else self.regularizers[rule]
-            found.append(Met(m.path, m.leaf, m.patterns, regularizer, "" if rule is None else labels[rule], place))
+            name = "" if rule is None else labels[rule]
+            found.append(Met(m.path, m.leaf, m.patterns, regularizer, name, place, tuple(others.get(m.path, ()))))
             place += regularizer is not None
         return found
 
@@ -237,22 +288,54 @@ class Rules:
 register(Rules)
 
 
+def _to_state_dict(rules: Rules) -> dict[str, Any]:
+    """Returns the strengths by pattern, so that a checkpoint is restored by pattern and not by place."""
+    return {
+        name: flax.serialization.to_state_dict(regularizer)
+        for name, regularizer in zip(_state_names(rules), rules.regularizers, strict=True)
+    }
+
+
+def _from_state_dict(rules: Rules, state: dict[str, Any]) -> Rules:
+    names = _state_names(rules)
+    if set(state) != set(names):
+        raise ValueError(f"the saved state of Rules must hold the patterns {sorted(names)}, got {sorted(state)}")
+    restored = [
+        flax.serialization.from_state_dict(regularizer, state[name], name=name)
+        for name, regularizer in zip(names, rules.regularizers, strict=True)
+    ]
+    children, structure = jax.tree.flatten(rules, is_leaf=lambda node: node is not rules)
+    del children
+    return jax.tree.unflatten(structure, [tuple(restored)])
+
+
+def _state_names(rules: Rules) -> list[str]:
+    """Returns a name for each rule: its pattern, with its number among equal ones."""
+    names = [name_of(pattern) for pattern in rules.patterns]
+    return [f"{name} ({names[:i].count(name)})" if name in names[:i] else name for i, name in enumerate(names)]
+
+
+flax.serialization.register_serialization_state(  # type: ignore[no-untyped-call]
+    Rules, _to_state_dict, _from_state_dict, override=True
+)
+
+
 def _row(met: Met, key: jax.Array | None) -> Row:
     if is_masked(met.leaf):
         return Row(met.path, "masked", 0, met.patterns, None)
     if not is_inexact_array(met.leaf):
         return Row(met.path, f"{describe(met.leaf)}, not an array", 1, (), None)
-    cost = None
+    cost, seen = None, ""
     if met.regularizer is not None:
+        with met.located():
+            seen = met.regularizer._seen(met.leaf)
         if isinstance(met.leaf, jax.ShapeDtypeStruct):
-            jax.eval_shape(lambda leaf: met._replace(leaf=leaf).penalty(key), met.leaf)
+            # A key is as good as another one where there are no values.
+            jax.eval_shape(lambda leaf: met._replace(leaf=leaf).penalty(jax.random.key(0)), met.leaf)
         elif not isinstance(value := met.penalty(key), jax.core.Tracer):
             cost = float(value)
-    return Row(met.path, describe(met.leaf), int(np.prod(met.leaf.shape)), met.patterns, cost)
-
-
-def _name(pattern: Pattern) -> str:
-    return pattern if isinstance(pattern, str) else getattr(pattern, "__name__", type(pattern).__name__)
+    size = int(np.prod(met.leaf.shape))
+    return Row(met.path, describe(met.leaf), size, met.patterns, cost, seen, met.names)
 
 
 def _kind(regularizer: Regularizer | None) -> str:

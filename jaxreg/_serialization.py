@@ -69,8 +69,8 @@ def _with_defaults(cls: type[Regularizer]) -> Regularizer:
     return cls(**cls._named_defaults) if issubclass(cls, Shipped) else cls()
 
 
-def serialize(regularizer: RegularizerLike) -> dict[str, Any]:
-    """Returns a regularizer, or a function with a name, as plain JSON under Keras's four keys.
+def serialize(regularizer: RegularizerLike | None) -> dict[str, Any] | None:
+    """Returns a regularizer, or a function with a name, as plain JSON under Keras's four keys, and None for None.
 
     Keras reads the dicts of the regularizers that it has too.
 
@@ -80,14 +80,16 @@ def serialize(regularizer: RegularizerLike) -> dict[str, Any]:
     >>> jaxreg.serialize(jaxreg.L2(0.1))
     {'module': 'jaxreg', 'class_name': 'L2', 'config': {'l2': 0.1}, 'registered_name': None}
     """
-    return to_dict(regularizer)
+    return None if regularizer is None else to_dict(regularizer)
 
 
-def deserialize(config: str | Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> RegularizerLike:
+def deserialize(
+    config: str | Mapping[str, Any] | None, custom_objects: Mapping[str, Any] | None = None
+) -> RegularizerLike | None:
     """Returns the regularizer from which `serialize`, here or in Keras, made `config`.
 
     Args:
-      config: a dict, or a name that `get` knows.
+      config: a dict, or a name that `get` knows, or None, which is None again.
       custom_objects: your own classes and functions by name. They are found nowhere else.
 
     Raises:
@@ -96,6 +98,8 @@ def deserialize(config: str | Mapping[str, Any], custom_objects: Mapping[str, An
     >>> jaxreg.deserialize(jaxreg.serialize(jaxreg.L1(0.1) + jaxreg.L2(0.2)))
     L1(l1=0.1) + L2(l2=0.2)
     """
+    if config is None:
+        return None
     if isinstance(config, Mapping):
         if "class_name" not in config:
             raise ValueError(f"`config` must have a key 'class_name', got keys {sorted(config)}")

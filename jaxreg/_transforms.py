@@ -10,7 +10,7 @@ from jax.extend.core import jaxpr_as_fun
 
 from jaxreg._checks import as_real, check_bool, check_key, check_single, checked_scalar, describe
 from jaxreg._numerics import checked_penalty, times_strength
-from jaxreg._updates import Pairs, check_optimizer, first_key, first_penalty, split_key
+from jaxreg._updates import Pairs, check_call, check_optimizer, first_key, first_penalty, split_key
 
 
 class PenaltyState(NamedTuple):
@@ -45,8 +45,9 @@ def add_penalty_gradients(
     `optax.adam(1e-3)`, whose updates already point downhill. The weights would grow: with `L2(0.05)`, a weight of 1
     grows to 13,780 in 100 steps. After `optax.clip_by_global_norm` the penalty is not clipped.
 
-    Updates keep their shapes and dtypes. None, `MaskedNode` and leaves that are not real floating-point arrays pass
-    through. At the awkward points of a penalty, such as |x| at 0, the gradient is that of its regularizer.
+    Updates keep their shapes and dtypes. None, `MaskedNode` and leaves that are not floating-point arrays pass through.
+    At the awkward points of a penalty, such as |x| at 0, the gradient is that of its regularizer. A complex parameter,
+    which a function may penalize, gets its gradient as optax takes it: the conjugate of that of `jax.grad`.
 
     Args:
       rules: `jaxreg.Rules`, or any function from a tree to a scalar, such as a sum of several. Under
@@ -137,8 +138,9 @@ def decoupled(
     minimum of the loss nor that of loss plus penalty. Under plain SGD it is the same as the penalty in the loss. For
     the minimum of loss plus penalty use `jaxreg.proximal`, or put the penalty in the loss.
 
-    Updates keep their shapes and dtypes. None, `MaskedNode` and leaves that are not real floating-point arrays pass
-    through. At the awkward points of a penalty, such as |x| at 0, the gradient is that of its regularizer.
+    Updates keep their shapes and dtypes. None, `MaskedNode` and leaves that are not floating-point arrays pass through.
+    At the awkward points of a penalty, such as |x| at 0, the gradient is that of its regularizer. A complex parameter,
+    which a function may penalize, gets its gradient as optax takes it: the conjugate of that of `jax.grad`.
 
     Args:
       inner: any optimizer or chain, such as `optax.adam(learning_rate)`.
@@ -185,6 +187,7 @@ def decoupled(
     def update_fn(
         updates: optax.Updates, state: DecoupledState, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, DecoupledState]:
+        check_call(updates, params)
         updates, inner_state = wrapped.update(updates, state.inner_state, params, **extra_args)
         used_key, next_key = split_key(key, state.key)
         rate = _read(learning_rate, state.count, name="learning_rate")
@@ -227,6 +230,8 @@ def _with_gradients(
     for i, gradient in zip(pairs.chosen, gradients, strict=True):
         if gradient is not None:
             update = jnp.asarray(pairs.updates[i])
+            if jnp.iscomplexobj(gradient):
+                gradient = gradient.conj()  # JAX has the conjugate of the gradient that optax takes
             changed[i] = update + gradient.astype(update.dtype)
     return pairs.rebuilt(changed), penalty
 

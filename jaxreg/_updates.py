@@ -8,15 +8,15 @@ import jax.numpy as jnp
 import optax
 from jax.tree_util import keystr, tree_flatten_with_path
 
-from jaxreg._checks import describe, is_float_array
-from jaxreg._paths import is_masked, leaves_with_paths
+from jaxreg._checks import describe, is_float_array, is_inexact_array
+from jaxreg._paths import is_box, is_masked, leaves_with_paths
 
 
 class Pairs(NamedTuple):
     """The leaves of updates beside those of the parameters, in one order.
 
     None and `MaskedNode` are leaves too, and so is everything that is not an array. `chosen` are the indices at which
-    both leaves are real floating-point arrays. A transform changes these updates alone.
+    both leaves are floating-point arrays, real or complex. A transform changes these updates alone.
     """
 
     treedef: Any
@@ -26,8 +26,7 @@ class Pairs(NamedTuple):
 
     @classmethod
     def of(cls, updates: optax.Updates, params: optax.Params | None) -> "Pairs":
-        if params is None:
-            raise ValueError("`params` must be given to `update`: tx.update(grads, state, params), got None")
+        check_call(updates, params)
         treedef: Any
         located, treedef = tree_flatten_with_path(updates, is_leaf=lambda leaf: leaf is None or is_masked(leaf))
         try:
@@ -36,13 +35,20 @@ class Pairs(NamedTuple):
             raise ValueError(f"`updates` and `params` must have the same structure: {error}") from error
         chosen = []
         for i, ((path, update), param) in enumerate(zip(located, param_leaves, strict=True)):
-            if is_float_array(update) and is_float_array(param):
+            got = f"got {describe(update)} for {type(param).__name__ if is_box(param) else describe(param)}"
+            where = f"at `{keystr(path, simple=True, separator='/')}`"
+            if not is_inexact_array(update):
+                continue
+            if is_box(param):
+                raise ValueError(
+                    f"`updates` must be in boxes where `params` are, {got} {where}; unbox both, or neither"
+                )
+            if is_inexact_array(param):
                 chosen.append(i)
                 if update.shape != param.shape:
-                    raise ValueError(
-                        f"`updates` must have the shapes of `params`, got {describe(update)} for {describe(param)} "
-                        f"at `{keystr(path, simple=True, separator='/')}`"
-                    )
+                    raise ValueError(f"`updates` must have the shapes of `params`, {got} {where}")
+                if is_float_array(update) != is_float_array(param):
+                    raise TypeError(f"`updates` must be complex where `params` are, {got} {where}")
         return cls(treedef, [leaf for _, leaf in located], param_leaves, chosen)
 
     def paths(self) -> list[str]:
@@ -57,6 +63,14 @@ class Pairs(NamedTuple):
     def rebuilt(self, changed: Mapping[int, Any]) -> Any:
         """Returns the tree of updates, with some leaves replaced."""
         return self.treedef.unflatten([changed.get(i, update) for i, update in enumerate(self.updates)])
+
+
+def check_call(updates: Any, params: Any) -> None:
+    """Checks what `update` was called with."""
+    if params is None:
+        raise ValueError("`params` must be given to `update`: tx.update(grads, state, params), got None")
+    if updates is None:
+        raise ValueError("`updates` must be a tree of gradients: tx.update(grads, state, params), got None")
 
 
 def check_optimizer(inner: Any) -> None:

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from rich.table import Table
 
 from jaxreg._checks import describe, is_float_array
-from jaxreg._matrix import Axes, Mode, as_matrices, check_mode, within_groups
+from jaxreg._matrix import Axes, Mode, as_matrices, check_mode, checked_axes, within_groups
 from jaxreg._names import public
 from jaxreg._numerics import as_wide, unit_rows
 from jaxreg._paths import leaves_with_paths, replace_leaves
@@ -66,19 +66,21 @@ def mutual_coherence(x: ArrayLike, *, mode: Mode = "rows", out_axis: Axes = -1, 
 
 
 @public
-def sparsity(tree: Any, *, group_axis: Axes | None = None) -> dict[str, jax.Array]:
+def sparsity(tree: Any, *, group_axis: Axes | None = None, batch_axis: Axes = ()) -> dict[str, jax.Array]:
     """Returns the share of each parameter that is exactly zero, by path. It counts weights or groups, and is jittable.
 
     Args:
       tree: any tree of parameters that `jaxreg.Rules` take. Leaves that are not floating-point arrays have no share.
       group_axis: None counts the weights that are zero. An axis, or several, whose indices count groups as in
-        `jaxreg.GroupLasso`, counts the groups in which all weights are zero. Vectors and scalars have no groups.
+        `jaxreg.GroupLasso`, counts the groups in which all weights are zero. The scale of a normalization has a channel
+        for each weight. Other vectors and scalars have no groups.
+      batch_axis: further axes that count groups, such as that of layers stacked by `nn.scan`.
 
     Returns:
       A dict from paths to scalars in float32. An empty array has the share 0.
 
     Raises:
-      TypeError, ValueError: `group_axis` does not fit a parameter of rank >= 2; the message has its path.
+      TypeError, ValueError: an axis does not fit a parameter of rank >= 2; the message has its path.
 
     >>> params = {"kernel": jnp.array([[0.0, 1.0], [0.0, 0.0]]), "bias": jnp.ones(2)}
     >>> {path: float(share) for path, share in jaxreg.diagnostics.sparsity(params).items()}
@@ -88,41 +90,44 @@ def sparsity(tree: Any, *, group_axis: Axes | None = None) -> dict[str, jax.Arra
     """
     if group_axis is None:
         return {path: _share(leaf == 0) for path, leaf in _parameters(tree)}
-    return {path: _share(dead) for path, dead in _dead(tree, group_axis).items()}
+    return {path: _share(dead) for path, dead in _dead(tree, group_axis, batch_axis).items()}
 
 
 @public
-def dead_units(tree: Any, *, group_axis: Axes = -1) -> Any:
+def dead_units(tree: Any, *, group_axis: Axes = -1, batch_axis: Axes = ()) -> Any:
     """Returns a tree like `tree` of bool arrays, which are true for groups whose weights are all exactly zero.
 
     By default a group is a unit of a Dense kernel `(in, out)`, or a filter of a convolution. Without weights, its
-    output is its bias for every input. The function is jittable.
+    output is its bias for every input. The same holds for a channel whose normalization has the scale 0: a vector
+    named `scale`, `gamma` or `weight`, as linen, NNX, Haiku, Keras and Equinox name them. The function is jittable.
 
     Args:
       tree: a tree of parameters. For an `nnx.Module`, give `nnx.state(model, nnx.Param)`.
       group_axis: the axis or axes whose indices count groups, as in `jaxreg.GroupLasso`.
+      batch_axis: further axes that count groups, such as that of layers stacked by `nn.scan`. A scale that is stacked
+        in the same way has its channels along the other axis.
 
     Returns:
-      The tree with a bool array of the sizes of `group_axis` for each parameter of rank >= 2, and None for other
-      leaves.
+      The tree with a bool array for each parameter that has groups, and None for other leaves. The array has the sizes
+      of `group_axis` and `batch_axis`, in their order in the parameter.
 
     Raises:
-      TypeError, ValueError: `group_axis` does not fit a parameter of rank >= 2; the message has its path.
+      TypeError, ValueError: an axis does not fit a parameter of rank >= 2; the message has its path.
 
     >>> params = {"kernel": jnp.array([[0.0, 1.0], [0.0, 0.0]]), "bias": jnp.ones(2)}
     >>> jaxreg.diagnostics.dead_units(params)
     {'bias': None, 'kernel': Array([ True, False], dtype=bool)}
     """
-    dead = _dead(tree, group_axis)
+    dead = _dead(tree, group_axis, batch_axis)
     return replace_leaves(tree, {path: dead.get(path) for path, _ in leaves_with_paths(tree)})
 
 
 class _Sparsity(Tables):
     """The table that `sparsity_table` returns."""
 
-    def __init__(self, tree: Any, group_axis: Axes):
+    def __init__(self, tree: Any, group_axis: Axes, batch_axis: Axes):
         self._zeros = {path: (describe(leaf), np.asarray(leaf == 0)) for path, leaf in _parameters(tree)}
-        self._dead = {path: np.asarray(dead) for path, dead in _dead(tree, group_axis).items()}
+        self._dead = {path: np.asarray(dead) for path, dead in _dead(tree, group_axis, batch_axis).items()}
 
     def _tables(self) -> tuple[Table, ...]:
         numbers = ("weights", "zero", "share", "groups", "dead", "share of groups")
@@ -141,7 +146,7 @@ class _Sparsity(Tables):
 
 
 @public
-def sparsity_table(tree: Any, *, group_axis: Axes = -1) -> Tables:
+def sparsity_table(tree: Any, *, group_axis: Axes = -1, batch_axis: Axes = ()) -> Tables:
     """Returns a table of the weights and groups of each parameter that are exactly zero, and of which groups are dead.
 
     Print it, or show it in a notebook. `rich.print` folds it to the width of a terminal.
@@ -157,7 +162,7 @@ def sparsity_table(tree: Any, *, group_axis: Axes = -1) -> Tables:
     <BLANKLINE>
     all                           6      3   50.0%        2      1             50.0%
     """
-    return _Sparsity(tree, group_axis)
+    return _Sparsity(tree, group_axis, batch_axis)
 
 
 def _parameters(tree: Any) -> list[tuple[str, Any]]:
@@ -168,12 +173,21 @@ def _parameters(tree: Any) -> list[tuple[str, Any]]:
     return found
 
 
-def _dead(tree: Any, group_axis: Axes) -> dict[str, jax.Array]:
+# The last names of vectors by which a normalization scales its channels.
+_SCALES = ("scale", "gamma", "weight")
+
+
+def _dead(tree: Any, group_axis: Axes, batch_axis: Axes) -> dict[str, jax.Array]:
     found = {}
+    batch = checked_axes(batch_axis, name="batch_axis")
+    stacked = 1 if isinstance(batch, int) else len(batch)
     for path, leaf in _parameters(tree):
-        if leaf.ndim > 1:
+        rank = leaf.ndim - stacked
+        if rank == 1 and path.rsplit("/", 1)[-1] in _SCALES:
+            found[path] = leaf == 0
+        elif rank > 1:
             try:
-                axes, _ = within_groups(leaf, group_axis, (), False)
+                axes, _ = within_groups(leaf, group_axis, batch_axis, False)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"at `{path}`: {error}") from error
             found[path] = jnp.all(leaf == 0, axis=axes)

@@ -430,7 +430,7 @@ def test_complex_parameters_are_not_passed_over():
 
 def test_explain_shows_brackets_and_colons_as_they_are():
     text = str(
-        Rules((r"layer[ab]+/[^/]+$", L2(0.5)), (r"[/]b$", None)).explain(
+        Rules((r"layer[ab]+/[^/]+$", L2(0.5)), (r"[/]b$", L2(0.0))).explain(
             {"layera": {"k[bold]": jnp.ones(1), "b": jnp.ones(1)}, ":smile:": {"b": jnp.ones(2)}}
         )
     )

@@ -25,7 +25,7 @@ class GroupLasso(Shipped):
       factor: the strength, a number >= 0 or an array.
       group_axis: the axis or axes whose indices count groups. A norm runs over all the other axes. `-2` are the input
         channels of a convolution, `0` the units of an Equinox kernel `(out, in)`, and `(0, 1)` the dimensions of each
-        head in `(heads, head_dim, out)`.
+        head in `(heads, head_dim, out)`. With `()` the whole array is one group.
       batch_axis: further axes that count groups, such as that of layers stacked by `nn.scan`.
       size_weighted: whether each norm is multiplied by √(weights in a group), so that groups of arrays of several
         shapes are penalized alike.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxreg._base import Regularizer
 from jaxreg._checks import check_bool, checked_number
 from jaxreg._config import BUILT_IN
-from jaxreg._matrix import checked_axes
+from jaxreg._matrix import checked_axes, groups_in, matrices_in
 from jaxreg._numerics import scaled, times_strength
 
 
@@ -82,6 +82,12 @@ class Shipped(Regularizer):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self._scaled(type(self)._penalty(x, **self._options()))
+
+    def _seen(self, x: Any) -> str:
+        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if "group_axis" in options:
+            return groups_in(x, options["group_axis"], options["batch_axis"])
+        return matrices_in(x, options["out_axis"], options["batch_axis"]) if "out_axis" in options else ""
 
     def _scaled(self, penalty: jax.Array) -> jax.Array:
         name, value = self._strength()
