@@ -89,9 +89,31 @@ def check_bool(value: Any, *, name: str) -> None:
         raise TypeError(f"`{name}` must be a bool, got {describe(value)}")
 
 
-def check_key(key: Any) -> None:
-    if key is not None and not jnp.issubdtype(getattr(key, "dtype", np.object_), jax.dtypes.prng_key):
-        raise TypeError(f"`key` must be a key from `jax.random.key`, got {describe(key)}")
+def check_whole(x: Any) -> None:
+    """Raises an error for a shard, inside `jax.shard_map`, of which a penalty cannot know the rest.
+
+    Sums over weights need no check: the sum over shards is the sum over the whole.
+    """
+    aval = jax.typeof(x)
+    varying = getattr(aval, "manual_axis_type", aval)
+    axes = getattr(varying, "varying", None) or getattr(aval, "vma", None)
+    if axes:
+        raise ValueError(
+            f"`x` must be a whole array, got a shard {describe(x)} that varies over the mesh axes {sorted(axes)} in a "
+            "`jax.shard_map`. A penalty or a prox that is not a sum over weights would see the shard alone. Gather it "
+            "by `jax.lax.all_gather`, or apply the rules outside of `jax.shard_map`"
+        )
+
+
+def check_key(key: Any, *, or_old: bool = False) -> None:
+    """Checks a random key. Where nothing is kept, it may be one of the old kind, from `jax.random.PRNGKey`."""
+    if key is None:
+        return
+    is_array = isinstance(key, jax.Array | np.ndarray)
+    if not is_array or not (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or (or_old and key.dtype == np.uint32)):
+        # An `nnx.Rngs` has every attribute that it is asked for.
+        got = describe(key) if is_array or isinstance(key, int | float | str) else type(key).__name__
+        raise TypeError(f"`key` must be a key from `jax.random.key`, got {got}")
 
 
 def option(value: Any, x: jax.Array, *, name: str, above: float | None = None) -> jax.Array:

@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -193,25 +194,18 @@ def _is_late(index: int, patterns: Sequence[Pattern], found: list[Match], exclud
 def _may_lie_below(pattern: Pattern, masked: list[str], paths: list[str]) -> bool:
     """Returns whether a pattern may match below a `MaskedNode`, which can stand for a whole subtree.
 
-    A subtree is assumed to be as deep as the tree is elsewhere, and its paths to end as other paths end. Nothing is
-    known of a predicate.
+    A subtree is assumed to have paths that end as other paths end, in one of the most common ways. Nothing is known of
+    a predicate.
     """
     if not isinstance(pattern, str):
         return bool(masked)
-    # The ends of paths by how many keys they have.
-    depth = max((path.count("/") + 1 for path in paths), default=0)
-    ends: list[set[str]] = [{""}, *(set() for _ in range(depth))]
+    counts: Counter[str] = Counter()
     for path in paths:
         keys = path.split("/")
-        for count in range(1, len(keys) + 1):
-            ends[count].add("/".join(keys[-count:]))
+        counts.update("/".join(keys[start:]) for start in range(len(keys)))
+    ends = ["", *(end for end, _ in counts.most_common(100))]
     compiled = re.compile(pattern)
-    return any(
-        compiled.search(f"{path}/{end}")
-        for path in masked
-        for same in ends[: max(depth - path.count("/") - 1, 1) + 1]
-        for end in same
-    )
+    return any(compiled.search(f"{path}/{end}") for path in masked for end in ends)
 
 
 def _hint(pattern: Pattern, leaves: list[tuple[str, Any]]) -> str:

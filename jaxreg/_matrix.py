@@ -7,7 +7,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from jaxreg._checks import check_bool, describe
+from jaxreg._checks import check_bool, check_whole, describe
 
 Axes = int | Sequence[int]
 Mode = Literal["rows", "columns"]
@@ -81,6 +81,7 @@ def check_disjoint(axes: tuple[int, ...], batch: tuple[int, ...], x: jax.Array, 
 
 def as_matrices(x: jax.Array, *, out_axis: Axes, batch_axis: Axes) -> jax.Array:
     """Returns `x` as (batch, rows, columns). `out_axis` are the columns, and all the other axes are the rows."""
+    check_whole(x)
     order, sizes = _matrix_axes(x, out_axis, batch_axis)
     return x.transpose(order).reshape(sizes)
 
@@ -89,6 +90,7 @@ def on_matrices(
     function: Callable[[jax.Array], jax.Array], x: jax.Array, *, out_axis: Axes, batch_axis: Axes
 ) -> jax.Array:
     """Applies a function of (batch, rows, columns), which keeps that shape, to `x` and returns the shape of `x`."""
+    check_whole(x)
     order, sizes = _matrix_axes(x, out_axis, batch_axis)
     transposed = x.transpose(order)
     return function(transposed.reshape(sizes)).reshape(transposed.shape).transpose(np.argsort(order).tolist())

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxreg._checks import as_real, checked_number, describe, is_float_array
+from jaxreg._checks import as_real, check_whole, checked_number, describe, is_float_array
 
 Axes = int | tuple[int, ...]
 
@@ -48,6 +48,7 @@ def sum_of(x: jax.Array, axes: Axes | None = None) -> jax.Array:
 
 def largest(x: jax.Array, axes: Axes | None = None, *, least: float = 0.0) -> jax.Array:
     """Returns the largest value over `axes`, as `sum_of` does, or `least` where there is no larger one."""
+    check_whole(x)
     return jnp.max(x, axis=axes, keepdims=axes is not None, initial=least)
 
 

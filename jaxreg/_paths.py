@@ -11,6 +11,7 @@ from flax.nnx.training.optimizer import OptArray, OptState, OptVariable
 from jax.tree_util import keystr, tree_flatten_with_path
 
 _BOXES = (AxisMetadata, nnx.Variable)
+_DEEPEST = 500
 
 
 def is_masked(leaf: Any) -> bool:
@@ -29,10 +30,8 @@ def leaves_with_paths(tree: Any) -> list[tuple[str, Any]]:
     A box around an array (`nn.Partitioned`, `nnx.Param`) gives the array under the path of the box. For an
     `nnx.Module`, only its `nnx.Param`s are used, and a shared one once. `MaskedNode` is a leaf, and None is not.
     """
-    try:
-        found = [(keystr(path, simple=True, separator="/"), leaf) for path, leaf in _walk((), tree)]
-    except RecursionError as error:
-        raise ValueError("the tree is nested too deeply for JAX") from error
+    _check_depth(tree)
+    found = [(keystr(path, simple=True, separator="/"), leaf) for path, leaf in _walk((), tree)]
     seen = set()
     for path, _ in found:
         if path in seen:
@@ -96,6 +95,21 @@ def replace_leaves(tree: Any, new: Mapping[str, Any]) -> Any:
         return new.get(name, part)
 
     return replaced((), tree)
+
+
+def _check_depth(tree: Any) -> None:
+    """Raises an error for a tree in which JAX would reach the limit of recursion, from which it does not recover."""
+    level, depth = [tree], 0
+    while level:
+        if depth > _DEEPEST:
+            raise ValueError(f"the tree is nested too deeply: it has more than {_DEEPEST} levels")
+        inside: list[Any] = []
+        for node in level:
+            if isinstance(node, dict):
+                inside.extend(node.values())
+            elif isinstance(node, list | tuple):
+                inside.extend(node)
+        level, depth = inside, depth + 1
 
 
 def _stops(part: Any) -> bool:

@@ -199,6 +199,8 @@ def _proxed_update(
 ) -> jax.Array:
     """Returns the update that moves a parameter to prox(p + u), under Adam at most `furthest` from p + u."""
     param = jnp.asarray(met.leaf)
+    if not is_float_array(param):
+        raise TypeError(f"at `{met.path}`, under {met.rule}: the parameter must be real, got {describe(param)}")
     wide = accumulation_dtype(update.dtype, param.dtype)
     moved = param.astype(wide) + update.astype(wide)
     known = _weight(met, moved, weight)
@@ -206,9 +208,18 @@ def _proxed_update(
     new = met._replace(leaf=moved).prox(step)
     if known is not None and known.is_adam and furthest is not None:
         new = _no_further(new, moved, furthest)
+    return (new - param.astype(wide)).astype(_wider(param.dtype, update.dtype))
+
+
+def _wider(first: Any, second: Any) -> Any:
+    """Returns the dtype that holds all values of two dtypes. JAX promotes 8-bit floats to no other one."""
+    if first == second:
+        return first
+    sizes = (first.itemsize, second.itemsize)
+    if 1 in sizes:
+        return jnp.float32 if sizes == (1, 1) else max(first, second, key=lambda dtype: dtype.itemsize)
     with jax.numpy_dtype_promotion("standard"):
-        dtype = jnp.promote_types(param.dtype, update.dtype)
-    return (new - param.astype(wide)).astype(dtype)
+        return jnp.promote_types(first, second)
 
 
 def _weight(met: Met, param: Any, weight: Callable[[str, Any], Weight | None]) -> Weight | None:

@@ -170,12 +170,12 @@ class Rules:
 
     def breakdown(self, tree: Any, *, key: jax.Array | None = None) -> dict[str, jax.Array]:
         """Returns the penalty of each parameter that has one, by path."""
-        check_key(key)
+        check_key(key, or_old=True)
         return {met.path: met.penalty(key) for met in self._met(tree) if met.regularizer is not None}
 
     def by_rule(self, tree: Any, *, key: jax.Array | None = None) -> dict[int, jax.Array]:
         """Returns the penalty of each rule, by its index, and 0 for a rule that leaves its parameters alone."""
-        check_key(key)
+        check_key(key, or_old=True)
         met = self._met(tree)
         return {
             rule: add_up(m.penalty(key) for m in met if m.regularizer is not None and m.patterns[0] == rule)
@@ -218,7 +218,7 @@ class Rules:
         one as data, and `by_rule` the penalties of the second one. For a tree from `jax.eval_shape` they show all but
         the penalties, so that rules can be checked before anything is allocated.
         """
-        check_key(key)
+        check_key(key, or_old=True)
         rows = tuple(_row(met, key) for met in self._met(tree))
         shown = ((p if isinstance(p, str) and p else name_of(p), _kind(r)) for p, r in self._pairs())
         return Explanation(rows, tuple(shown))
