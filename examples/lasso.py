@@ -3,8 +3,8 @@
 The Lasso of a real regression, ½·mean((y − Xw)²) + α·Σ|w|, has one solution, which scikit-learn finds by coordinate
 descent. Adam looks for it in three ways, with the same steps and rates:
 
-- `jaxreg.proximal(..., metric="adam")` finds it, with the same coefficients exactly zero;
-- `jaxreg.proximal(...)` in the Euclidean metric solves another problem: Adam brings every gradient to about the size 1
+- `jaxreg.proximal_adam` finds it, with the same coefficients exactly zero;
+- `jaxreg.proximal(..., metric="euclidean")` solves another problem: Adam brings every gradient to about the size 1
   and leaves the penalty as it is, so that an α far below 1 gives way, and the result is close to least squares;
 - `jaxreg.add_penalty_gradients`, the subgradient, comes near to the solution, and no coefficient becomes exactly zero.
 
@@ -82,8 +82,8 @@ def main() -> None:
     schedule = optax.cosine_decay_schedule(0.05, steps)  # Adam's steps are as long as the rate, so it must end at 0
     adam = optax.adam(schedule)
     optimizers = {
-        "prox, Adam's metric": jaxreg.proximal(adam, rules, schedule, metric="adam"),
-        "prox, Euclidean": jaxreg.proximal(adam, rules, schedule),
+        "prox, Adam's metric": jaxreg.proximal_adam(schedule, rules),
+        "prox, Euclidean": jaxreg.proximal(adam, rules, schedule, metric="euclidean"),
         "subgradient": optax.chain(jaxreg.add_penalty_gradients(rules), adam),
     }
     found = {}

@@ -3,8 +3,8 @@
 An MLP and a CNN train under Adam with `jaxreg.GroupLasso` on the incoming weights of each hidden unit or filter, at a
 path of strengths and in three ways:
 
-- `jaxreg.proximal(..., metric="adam")` minimizes loss plus penalty, with units that are exactly zero;
-- `jaxreg.proximal(...)` in the Euclidean metric reaches zero units too, but it minimizes something else: Adam rescales
+- `jaxreg.proximal_adam` minimizes loss plus penalty, with units that are exactly zero;
+- `jaxreg.proximal(..., metric="euclidean")` reaches zero units too, but it minimizes something else: Adam rescales
   the gradient and not the penalty, so that its strengths are on another scale, and are a hundred times as large here;
 - `jaxreg.add_penalty_gradients`, the subgradient, has the objective of the first. Units come near to zero, and none
   becomes exactly zero.
@@ -87,7 +87,9 @@ def make_optimizer(method: str, rules: jaxreg.Rules, steps: int) -> optax.Gradie
     adam = optax.adam(schedule)
     if method == SUBGRADIENT:
         return optax.chain(jaxreg.add_penalty_gradients(rules), adam)
-    return jaxreg.proximal(adam, rules, schedule, metric="adam" if method == METRIC else "euclidean")
+    if method == METRIC:
+        return jaxreg.proximal_adam(schedule, rules)
+    return jaxreg.proximal(adam, rules, schedule, metric="euclidean")
 
 
 def make_training(model: nn.Module, method: str, data: list[jax.Array], steps: int) -> Callable[[jax.Array, Any], Any]:

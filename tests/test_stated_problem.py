@@ -6,16 +6,22 @@ judged by where it ends: at the solution in closed form, or before the first ste
 
 import functools
 import inspect
+from collections.abc import Callable
 
+import equinox as eqx
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 from optax import contrib
 
 import jaxreg
-from jaxreg import L1, Rules
+from jaxreg import L1, Rules, _probe
 
 # Optimizers of optax mix dtypes, and some warn that they are deprecated.
 pytestmark = [pytest.mark.standard_promotion, pytest.mark.filterwarnings("ignore")]
@@ -312,8 +318,6 @@ def test_a_regularizer_needs_a_prox_in_the_metric_that_is_found(regularizer):
 @pytest.mark.parametrize("leaves", [4, 40])
 def test_equal_parameters_are_probed_once(leaves, monkeypatch):
     """The work after tracing is that of the distinct parameters, here of two ranks, behind one norm of all."""
-    from jaxreg import _probe
-
     seen = []
 
     def counted(closed, classes, once_each=_probe._once_each):
@@ -343,10 +347,75 @@ def test_parameters_that_only_later_updates_tell_apart_are_told_apart():
                 tx.init(params)
 
 
+MESHES = {kind: jax.make_mesh((8,), ("d",), axis_types=(kind,)) for kind in (AxisType.Auto, AxisType.Explicit)}
+
+
+def stepped(tx, params):
+    return tx.update(params, tx.init(params), params)
+
+
+def under(context):
+    def init(tx, params):
+        with context():
+            jax.jit(tx.init)(params)
+
+    return init
+
+
+def in_a_mesh(kind):
+    def init(tx, params):
+        mesh = MESHES[kind]
+        with jax.set_mesh(mesh):
+            whole = jax.tree.map(lambda p: jnp.resize(p, (8, 4)), params)
+            params = jax.device_put(whole, NamedSharding(mesh, P("d")))
+            jax.jit(tx.update)(params, tx.init(params), params)
+
+    return init
+
+
+def in_a_shard(kind):
+    def init(tx, params):
+        mesh, whole = MESHES[kind], jax.tree.map(lambda p: jnp.resize(p, (8, 4)), params)
+        sharded = jax.device_put(whole, NamedSharding(mesh, P("d")))
+        jax.jit(jax.shard_map(lambda p: stepped(tx, p)[0], mesh=mesh, in_specs=P("d"), out_specs=P("d")))(sharded)
+
+    return init
+
+
+class Module(nnx.Module):
+    def __init__(self):
+        self.w = nnx.Param(jnp.ones((2, 3)))
+
+
+def nnx_optimizer(tx, params):
+    model = Module()
+    nnx.Optimizer(model, tx, wrt=nnx.Param).update(model, nnx.grad(lambda model: jnp.sum(model.w[...]))(model))
+
+
+class Equinox(eqx.Module):
+    w: jax.Array
+    function: Callable
+
+
 INITS = {
     "jit": lambda tx, params: jax.jit(tx.init)(params),
     "eval_shape": lambda tx, params: jax.eval_shape(tx.init, params),
     "vmap": lambda tx, params: jax.vmap(tx.init)(jax.tree.map(lambda p: jnp.stack([p, p]), params)),
+    "grad": lambda tx, params: jax.grad(lambda p: jnp.sum(stepped(tx, p)[0]["w"]))(params),
+    "scan": lambda tx, params: jax.lax.scan(lambda p, _: (p, tx.init(p)), params, length=2),
+    "jit disabled": lambda tx, params: under(jax.disable_jit)(tx, params),
+    "debug_nans": lambda tx, params: under(lambda: jax.debug_nans(True))(tx, params),
+    "checking_leaks": lambda tx, params: under(jax.checking_leaks)(tx, params),
+    "float64": lambda tx, params: under(lambda: jax.enable_x64(True))(tx, params),
+    "an Auto mesh": in_a_mesh(AxisType.Auto),
+    "an Explicit mesh": in_a_mesh(AxisType.Explicit),
+    "shard_map, Auto": in_a_shard(AxisType.Auto),
+    "shard_map, Explicit": in_a_shard(AxisType.Explicit),
+    "MultiSteps": lambda tx, params: stepped(optax.MultiSteps(tx, 2), params),
+    "map_params": lambda tx, params: optax.tree.map_params(tx, lambda leaf: leaf, tx.init(params)),
+    "nnx.Optimizer": nnx_optimizer,
+    "boxes": lambda tx, params: tx.init({"w": nn.Partitioned(jnp.ones((2, 2)), names=("a", "b"))}),
+    "Equinox": lambda tx, params: tx.init(eqx.filter(Equinox(jnp.ones(2), jnp.tanh), eqx.is_array)),
     "a large tree": lambda tx, params: tx.init(params | {"large": jnp.ones((100, 100))}),
     "bfloat16": lambda tx, params: tx.init(jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)),
     "float16": lambda tx, params: tx.init(jax.tree.map(lambda p: p.astype(jnp.float16), params)),
