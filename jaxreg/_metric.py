@@ -10,7 +10,7 @@ import optax
 
 from jaxreg._checks import as_real, check_single, describe, is_float_array
 from jaxreg._paths import is_masked, leaves_with_paths
-from jaxreg._probe import COUNTS, LARGE, SMALL, UPDATES, Answer, Untraceable, ask, small_tree
+from jaxreg._probe import COUNTS, LARGE, SMALL, UPDATES, Answer, Untraceable, ask, concrete, small_tree
 from jaxreg._rules import Met
 
 Metric = Literal["euclidean", "adam"] | Callable[[Any], Any]
@@ -207,7 +207,7 @@ def _rates(learning_rate: Any) -> np.ndarray:
 
     if isinstance(learning_rate, jax.core.Tracer):
         raise Untraceable
-    with jax.ensure_compile_time_eval():
+    with concrete():
         rates = jax.lax.map(rate, jnp.asarray(COUNTS, jnp.int32))
     if isinstance(rates, jax.core.Tracer):
         raise Untraceable

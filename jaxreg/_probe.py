@@ -4,7 +4,8 @@ The answer does not depend on the optimizer's name or its parts. The cost hardly
 because whatever is computed for several parameters alike is computed once.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -49,6 +50,18 @@ class Answer(NamedTuple):
     tolerance: float
 
 
+@contextlib.contextmanager
+def concrete() -> Iterator[None]:
+    """Computes at once, whatever is being traced, and as by default, whatever the user has set."""
+    with (
+        jax.ensure_compile_time_eval(),
+        jax.disable_jit(False),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):
+        yield
+
+
 def small_tree(params: Any) -> Any:
     """Returns a tree like `params` of concrete arrays, all filled with one number, in at least float32.
 
@@ -66,7 +79,7 @@ def small_tree(params: Any) -> Any:
             dtype = accumulation_dtype(dtype)
         return jnp.full(shape, PARAMETERS[0] if jnp.issubdtype(dtype, jnp.inexact) else 0, dtype)
 
-    with jax.ensure_compile_time_eval():
+    with concrete():
         return jax.tree.map(small, params)
 
 
@@ -83,7 +96,7 @@ def ask(inner: Any, params: Any, weigh: Callable[[Any, Any], list[jax.Array]]) -
       Untraceable: `inner` holds a traced value.
       Exception: anything that `inner` raises.
     """
-    with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+    with concrete():
         treedef: Any
         first, treedef = jax.tree.flatten(inner.init(params))
         if any(isinstance(leaf, jax.core.Tracer) for leaf in first):
