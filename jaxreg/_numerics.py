@@ -3,6 +3,7 @@
 Every penalty and every prox adds up and compares weights by `sum_of` and `largest`.
 """
 
+import functools
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -132,6 +133,22 @@ def norms(x: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array]:
     """
     x, factor, _ = near_one(x, axes)
     return factor, root(sum_of(jnp.square(x), axes))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def norm(x: jax.Array, axes: Axes) -> jax.Array:
+    """Returns ‖x‖ over `axes`, which are kept with size 1. Its gradient is right also where the norm overflows."""
+    factor, rest = norms(x, axes)
+    return factor * rest
+
+
+@norm.defjvp
+def _norm_jvp(axes: Axes, primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (x,), (dx,) = primals, tangents
+    scaled_x, factor, _ = near_one(x, axes)
+    rest = root(sum_of(jnp.square(scaled_x), axes))
+    direction = scaled_x / jnp.where(rest == 0, jnp.ones_like(rest), rest)
+    return factor * rest, sum_of(direction * dx, axes)
 
 
 class UnitRows(NamedTuple):

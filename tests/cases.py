@@ -233,7 +233,6 @@ GROUPS = (
     groups((2, 1, 3, 4), within=(0, 1, 3), group_axis=-2),
     groups((2, 4, 3), within=(1,), batch_axis=0),
     groups((3, 4), within=(1,), group_axis=0),
-    groups((3, 4), within=(0, 1), group_axis=()),
     groups((2, 3, 4), within=(1, 2), group_axis=(), batch_axis=0),
     groups((2, 4, 3), within=(1,), group_axis=(0, 2)),
 )

@@ -67,10 +67,11 @@ def _shrunk(x: jax.Array, step: jax.Array, axes: tuple[int, ...]) -> jax.Array:
         return jnp.where(dead, jnp.zeros_like(x), x * (1 - cut))
     # In units of the group's magnitude, so that no square of a small norm is divided by.
     unit, _ = norms(lax.stop_gradient(x), axes)
-    x, step = x * (1 / unit), jnp.minimum(step * (1 / unit), 1e30)
-    size = _norm_after(x, step, axes)
+    small, step = x * (1 / unit), jnp.minimum(step * (1 / unit), 1e30)
+    size = _norm_after(small, step, axes)
     below = size + step
-    return unit * (x * (size / jnp.where(below > 0, below, jnp.ones_like(below))))
+    moved = unit * (small * (size / jnp.where(below > 0, below, jnp.ones_like(below))))
+    return jnp.where(step == 0, x, moved)  # to the bit
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
