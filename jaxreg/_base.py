@@ -167,6 +167,8 @@ class Sum(Regularizer):
         return " + ".join(map(repr, self.terms))
 
     def __post_init__(self) -> None:
+        if not self.terms:
+            raise ValueError("`terms` must hold at least one regularizer, got ()")
         object.__setattr__(self, "terms", tuple(as_regularizer(term) for term in self.terms))
 
     @property

@@ -110,7 +110,9 @@ def check_key(key: Any, *, or_old: bool = False) -> None:
     if key is None:
         return
     is_array = isinstance(key, jax.Array | np.ndarray)
-    if not is_array or not (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or (or_old and key.dtype == np.uint32)):
+    is_new = is_array and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0
+    is_old = is_array and key.dtype == np.uint32 and key.shape in ((2,), (4,))
+    if not is_new and not (or_old and is_old):
         # An `nnx.Rngs` has every attribute that it is asked for.
         got = describe(key) if is_array or isinstance(key, int | float | str) else type(key).__name__
         raise TypeError(f"`key` must be a key from `jax.random.key`, got {got}")

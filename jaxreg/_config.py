@@ -122,6 +122,8 @@ def to_dict(obj: Any) -> dict[str, Any]:
 
 def from_dict(value: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
     """Returns `value` with every dict that `to_dict` made turned into its object, and with lists turned into tuples."""
+    if custom_objects is not None and not isinstance(custom_objects, Mapping):
+        raise TypeError(f"`custom_objects` must be a dict from names to objects, got {describe(custom_objects)}")
     try:
         return _from_dict(value, custom_objects)
     except RecursionError as error:
@@ -136,9 +138,12 @@ def _from_dict(value: Any, custom_objects: Mapping[str, Any] | None = None) -> A
     if not isinstance(value["class_name"], str):
         raise TypeError(f"`class_name` in a config must be a name, got {describe(value['class_name'])}")
     custom = custom_objects or {}
-    module, class_name, config = value.get("module"), value["class_name"], value.get("config") or {}
+    module, class_name, config = value.get("module"), value["class_name"], value.get("config")
+    config = {} if config is None else config
     registered_name = value.get("registered_name")
     is_function = class_name == "function"
+    if is_function and not isinstance(config, str):
+        raise TypeError(f"`config` of a function must be its name, got {describe(config)}")
     names: tuple[Any, ...] = (config,) if is_function else (registered_name, class_name)
     found = next((custom[name] for name in names if name in custom), None)
     known_module = module is None or module == "jaxreg" or str(module).startswith("keras.")

@@ -17,8 +17,8 @@ from jaxreg._paths import is_masked
 Pattern = str | Callable[[str, Any], bool]  # a compiled expression becomes a string
 
 
-# Patterns that are meant to match everything. (`c*` matches the empty string, so everything too.)
-EVERYTHING = ("", ".*", "^", "^.*", ".*$", "^.*$")
+# What is left of a pattern for everything, without its anchors, groups and flags.
+_EVERYTHING = ("", ".", ".*", ".*?", ".+", ".+?", r"[\s\S]*")
 
 
 class Match(NamedTuple):
@@ -44,7 +44,8 @@ def checked_pattern(pattern: Any) -> Pattern:
             raise ValueError(
                 f"the pattern {pattern!r} is not a regular expression, in which the `*` of a glob is `.*`: {error}"
             ) from error
-        if pattern not in EVERYTHING and compiled.search("") and compiled.search("\0"):
+        # (A pattern that looks ahead, such as `^(?!head/)`, matches the empty string, and not every path.)
+        if not is_catch_all(pattern) and "(?" not in pattern and compiled.search("") and compiled.search("\0"):
             raise ValueError(
                 f"the pattern {pattern!r} matches the empty string, and so every path; the `*` of a glob is `.*`, and "
                 "a pattern that is to match everything is written '.*' or ''"
@@ -59,6 +60,14 @@ def checked_pattern(pattern: Any) -> Pattern:
             pass  # it shows no signature
         return pattern
     raise TypeError(f"the pattern must be a string or a function (path, leaf) -> bool, got {describe(pattern)}")
+
+
+def is_catch_all(pattern: Pattern) -> bool:
+    """Returns whether a pattern is written to match every path. (`c*` matches every path too, and is not.)"""
+    if not isinstance(pattern, str):
+        return False
+    left = re.sub(r"^[(][?][aimsx]+[)]|\\[AZ]|[()^$]", "", pattern)
+    return left in _EVERYTHING and re.search(pattern, "\0") is not None
 
 
 def _as_text(pattern: re.Pattern[Any]) -> str:
@@ -105,7 +114,7 @@ def match(
                 # no array that an earlier pattern has: they may rely on what is excluded before them.
                 if isinstance(pattern, re.Pattern):
                     matches = pattern.search(path) is not None
-                    if strict and not matches:
+                    if strict and not matches and not matching:
                         _check_names(pattern, path, others, label, index)
                 else:
                     matches = not matching and not is_masked(leaf) and _ask(pattern, path, leaf, label, index)
@@ -161,8 +170,8 @@ def _check_met(
         if any(m.patterns[:1] == (index,) for m in found):
             if index in excluded and _is_late(index, patterns, found, excluded):
                 faults.append(
-                    f"{label(index)} comes too late: it lost {listed}, and keeps nothing from a later rule; "
-                    "write it before them"
+                    f"{label(index)} comes too late: it lost {listed}, and has nothing that a later rule would take; "
+                    "write it first"
                 )
         elif _may_lie_below(pattern, masked, paths):
             continue
@@ -171,7 +180,8 @@ def _check_met(
         elif isinstance(pattern, str):
             faults.append(f"{label(index)} met no parameter{_hint(pattern, leaves)}")
         else:
-            faults.append(f"{label(index)} met no parameter that earlier rules had left{_hint(pattern, leaves)}")
+            left = " that earlier rules had left" if index else ""
+            faults.append(f"{label(index)} met no parameter{left}{_hint(pattern, leaves)}")
     if faults:
         raise ValueError(f"{'; '.join(faults)}. Correct the rule, or allow it with Rules(..., strict=False).")
 
@@ -182,7 +192,7 @@ def _is_late(index: int, patterns: Sequence[Pattern], found: list[Match], exclud
     A rule for everything else may come last. A later predicate may be one that it keeps something from, because
     predicates are not asked about parameters that earlier rules have.
     """
-    if patterns[index] in EVERYTHING or not any(
+    if is_catch_all(patterns[index]) or not any(
         index in m.patterns[1:] and m.patterns[0] not in excluded for m in found
     ):
         return False

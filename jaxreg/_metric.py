@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxreg._checks import as_real, check_single, describe, is_float_array
+from jaxreg._checks import describe, is_float_array
 from jaxreg._paths import is_masked, leaves_with_paths
-from jaxreg._probe import COUNTS, LARGE, SMALL, UPDATES, Answer, Untraceable, ask, concrete, small_tree
+from jaxreg._probe import LARGE, LATER, SMALL, UPDATES, Answer, Untraceable, ask, concrete, small_tree
 from jaxreg._rules import Met
+from jaxreg._updates import at_count
 
 Metric = Literal["euclidean", "adam"] | Callable[[Any], Any]
 
@@ -103,6 +104,11 @@ def weights(metric: Metric | None, state: Any, b2: Any, eps: Any, eps_root: Any)
                 raise ValueError("`inner`: Adam's state has no second moment for it; is it masked there?")
             return None
         moment, count = moments[path]
+        if moment.shape != param.shape:
+            raise ValueError(
+                f"`inner` must hold second moments of the shapes of parameters, got {describe(moment)} for "
+                f"{describe(param)} at `{path}`"
+            )
         # As optax writes it, so that XLA computes it once for both.
         second = optax.tree.bias_correction(moment.astype(param.dtype), like(b2, param), count)
         return Weight(jnp.sqrt(second + like(eps_root, param)) + like(eps, param), True)
@@ -160,18 +166,22 @@ def check_steps(
         weight = weigh(state)
         steps, weighed = [], []
         for met in penalized:
-            step = moved.get(met.path)
-            step = jnp.zeros(()) if step is None or is_masked(step) else step
-            known = weight(met.path, at[met.path])
+            step, param = moved.get(met.path), at[met.path]
+            step = jnp.zeros_like(param) if step is None or is_masked(step) else step
+            if jnp.shape(step) != param.shape:
+                raise ValueError(f"its update is {describe(step)} for {describe(param)} at `{met.path}`")
+            known = weight(met.path, param)
             steps.append(step)
             weighed.append(step if known is None else step * known.diagonal)
         return steps + weighed
 
-    rates = None
+    counts, rates = list(range(0, UPDATES, 100)), np.zeros(0)
+    asking = False
     try:
         if not is_choice:
-            rates = _rates(learning_rate)
-        answer = ask(inner, small, measured)
+            counts, rates = _counts_and_rates(learning_rate)
+        asking = True
+        answer = ask(inner, small, measured, counts)
     except Untraceable:
         if is_choice:
             return
@@ -182,7 +192,7 @@ def check_steps(
     except Exception as error:
         if is_choice:
             return
-        if rates is None:
+        if not asking:
             raise
         raise ValueError(
             f"`inner` cannot be run on small gradients alone, to find its metric: {type(error).__name__}: {error}; "
@@ -195,52 +205,66 @@ def check_steps(
                 "optax.partition({'train': jaxreg.proximal(...), 'freeze': optax.set_to_zero()}, labels), or leave it "
                 "alone by a rule with None"
             )
-        if rates is not None and (fault := _fault(steps, rates, answer)):
+        if not is_choice and (fault := _fault(steps, counts, rates, answer)):
             raise ValueError(f"`inner` at `{met.path}`, under {met.rule}: {fault}")
 
 
-def _rates(learning_rate: Any) -> np.ndarray:
+def _counts_and_rates(learning_rate: Any) -> tuple[list[int], np.ndarray]:
+    """Returns the counts of updates at which steps are compared, in order, and the learning rates there.
+
+    They are some of the last counts at which the rate is not 0, one from some time before, and later ones.
+    """
+
     def rate(count: Any) -> jax.Array:
-        value = as_real(learning_rate(count) if callable(learning_rate) else learning_rate, name="learning_rate")
-        check_single(value, name="learning_rate")
-        return value.astype(jnp.float32)
+        return at_count(learning_rate, count, name="learning_rate").astype(jnp.float32)
 
     if isinstance(learning_rate, jax.core.Tracer):
         raise Untraceable
+    every = [*range(UPDATES), *LATER]
     with concrete():
-        rates = jax.lax.map(rate, jnp.asarray(COUNTS, jnp.int32))
+        try:
+            rates = jax.lax.map(rate, jnp.asarray(every, jnp.int32))
+        except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
+            raise ValueError(
+                "`learning_rate` must be a schedule that can be traced, as optax's are, without `if` or NumPy on the "
+                f"count: {str(error).splitlines()[0]}; check=False skips the check"
+            ) from error
     if isinstance(rates, jax.core.Tracer):
         raise Untraceable
     found = np.asarray(rates, np.float64)
-    if not np.any(found[:UPDATES]):
+    early = found[:UPDATES]
+    usable = np.flatnonzero(early > 1e-6 * np.max(early))
+    if not len(usable) or not np.max(early) > 0:
         raise ValueError(
             f"`learning_rate` must not be 0 for {UPDATES} updates, since the steps of `inner` cannot be checked then; "
             "check=False skips the check"
         )
-    return found
+    chosen = sorted({int(usable[int(0.9 * (len(usable) - 1))]), *map(int, usable[-8:])})
+    counts = [*chosen, *LATER]
+    return counts, np.concatenate([early[chosen], found[UPDATES:]])
 
 
-def _fault(steps: np.ndarray, rates: np.ndarray, answer: Answer) -> str | None:
+def _fault(steps: np.ndarray, counts: list[int], rates: np.ndarray, answer: Answer) -> str | None:
     """Returns what is wrong with weighed steps that should be as long as the learning rate, or None."""
-    if not steps.size:
-        return None
-    least = 1e-6 * np.max(rates)
-    usable = np.flatnonzero(rates[:UPDATES] > least)
     if not np.all(np.isfinite(steps)):
         return f"its steps are not finite; {_CHOICES}"
-    last, before = usable[-1], usable[int(0.9 * (len(usable) - 1))]
-    # The axes are gradient sizes and values. Each is 1 where the step is as long as it should be.
-    now, earlier = (steps[t] / rates[t] for t in (last, before))
-    tolerance = answer.tolerance
-    few = len(SMALL)
-    ratio = float(np.mean(now[:few]))
-    if np.ptp(now[:few]) > 2 * tolerance * np.max(np.abs(now[:few])):
-        return _UNKNOWN.format(*now[:few].mean(1), *SMALL)
-    if np.max(np.abs(now - earlier) / np.maximum(np.abs(now), 1e-30)) > tolerance:
+    early, few, tolerance = len(rates) - len(LATER), len(SMALL), answer.tolerance
+    # The axes are counts, gradient sizes and values. Each is 1 where the step is as long as it should be.
+    ratios = steps[:early] / rates[:early, None, None]
+    now, small = ratios[-1], ratios[-1, :few]
+    ratio = float(np.mean(small))
+    if not np.all(small):
+        return f"it does not move some of its weights; put masks outside, around `proximal`. Otherwise {_CHOICES}"
+    if np.ptp(small) > 2 * tolerance * np.max(np.abs(small)):
+        one, other = np.argmin(small.mean(1)), np.argmax(small.mean(1))
+        if one != other and np.ptp(small[:-1]) > 2 * tolerance * np.max(np.abs(small)):
+            return _UNKNOWN.format(small[0].mean(), small[1].mean(), *SMALL[:2])
+        return f"its steps for a weight depend on the gradients of others; {_CHOICES}"
+    if np.max(np.abs(ratios - now) / np.maximum(np.abs(now), 1e-30)) > tolerance:
         return (
-            f"its steps cannot be checked, because their ratio to `learning_rate` still changes after {last} updates, "
-            f"from {float(np.mean(earlier)):.4g} to {float(np.mean(now)):.4g}: it adapts, it has another schedule, or "
-            f"its momentum is very slow. Otherwise {_CHOICES}; or check=False"
+            f"its steps cannot be checked, because their ratio to `learning_rate` still changes after "
+            f"{counts[early - 1]} updates, from {float(np.mean(ratios[0])):.4g} to {float(np.mean(now)):.4g}: it "
+            f"adapts, it has another schedule, or its momentum is very slow. Otherwise {_CHOICES}; or check=False"
         )
     if abs(ratio - 1) > tolerance:
         return (
@@ -254,10 +278,11 @@ def _fault(steps: np.ndarray, rates: np.ndarray, answer: Answer) -> str | None:
     is_clipped = np.abs(bounded - bounded[-1]) <= tolerance * np.abs(bounded[-1])
     if not np.all(is_right | is_clipped):
         return _UNKNOWN.format(now[0].mean(), now[-1].mean(), SMALL[0], LARGE[-1])
-    for t in range(UPDATES, len(rates)):
-        if np.max(np.abs(steps[t, :few] - rates[t])) > tolerance * rates[t] + least:
+    largest = np.max(rates[:early])
+    for count, rate, step in zip(counts[early:], rates[early:], steps[early:, :few], strict=True):
+        if np.max(np.abs(step - rate)) > tolerance * abs(rate) + 1e-6 * largest:
             return (
-                f"after {COUNTS[t]} updates its learning rate is {float(np.mean(steps[t, :few])):.4g} and "
-                f"`learning_rate` is {rates[t]:.4g}; give both the same schedule"
+                f"after {count} updates its learning rate is {float(np.mean(step)):.4g} and `learning_rate` is "
+                f"{rate:.4g}; give both the same schedule"
             )
     return None

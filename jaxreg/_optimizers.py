@@ -102,6 +102,7 @@ def proximal_adam(
 
     Source: Yun, Lozano and Yang, Adaptive proximal gradient methods for structured neural networks (ProxGen), 2021.
     """
+    _check_b1(b1)
     inner = optax.adam(learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
     options: dict[str, Any] = {"b2": b2, "eps": eps, "eps_root": eps_root, "cap": cap, "track": track, "key": key}
     return proximal(inner, rules, learning_rate, metric="adam", check=False, **options)
@@ -150,9 +151,16 @@ def proximal_adamw(
     Source: Yun, Lozano and Yang, Adaptive proximal gradient methods for structured neural networks (ProxGen), 2021;
     Loshchilov and Hutter, Decoupled weight decay regularization, 2019.
     """
+    _check_b1(b1)
     inner = optax.adamw(learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay, mask, nesterov=nesterov)
     options: dict[str, Any] = {"b2": b2, "eps": eps, "eps_root": eps_root, "cap": cap, "track": track, "key": key}
     return proximal(inner, rules, learning_rate, metric="adam", check=False, **options)
+
+
+def _check_b1(b1: Any) -> None:
+    b1 = checked_scalar(b1, name="b1")
+    if not isinstance(b1, jax.Array) and b1 >= 1:
+        raise ValueError(f"`b1` must be < 1, got {b1}")
 
 
 def _times(learning_rate: float | jax.Array | optax.Schedule, factor: Any) -> Any:

@@ -42,7 +42,9 @@ def leaves_with_paths(tree: Any) -> list[tuple[str, Any]]:
 
 def other_names(tree: Any, paths: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Returns the further paths of the parameters that several modules of NNX share, by the path that they have."""
-    if not any(isinstance(part, nnx.Module) for part in jax.tree.leaves(tree, is_leaf=_stops)):
+    modules = [part for part in jax.tree.leaves(tree, is_leaf=_stops) if isinstance(part, nnx.Module)]
+    # JAX cannot flatten a module that holds itself.
+    if not modules or any(_holds_itself(module, ()) for module in modules):
         return {}
     parts = tree_flatten_with_path(tree, is_leaf=lambda part: isinstance(part, nnx.Variable))[0]
     names: dict[int, list[str]] = {}
@@ -57,9 +59,19 @@ def other_names(tree: Any, paths: Sequence[str]) -> dict[str, tuple[str, ...]]:
     }
 
 
+def _holds_itself(node: Any, above: tuple[int, ...]) -> bool:
+    if isinstance(node, nnx.Module | nnx.List | nnx.Dict):
+        inside = list(vars(node).values())
+    elif isinstance(node, Mapping):
+        inside = list(node.values())
+    else:
+        inside = list(node) if isinstance(node, list | tuple) else []
+    return id(node) in above or any(_holds_itself(part, (*above, id(node))) for part in inside)
+
+
 def check_no_optimizer_state(tree: Any) -> None:
     """Raises an error for a tree in which an optimizer keeps its moments, which are no parameters."""
-    for path, part in tree_flatten_with_path(tree, is_leaf=_is_optimizer_state)[0]:
+    for path, part in tree_flatten_with_path(tree, is_leaf=lambda p: _is_optimizer_state(p) or _stops(p))[0]:
         if _is_optimizer_state(part):
             where = keystr(path, simple=True, separator="/")
             raise ValueError(
@@ -72,7 +84,8 @@ def _is_optimizer_state(part: Any) -> bool:
     if isinstance(part, nnx.Optimizer | OptState | OptArray | OptVariable):
         return True
     of_optax = type(part).__module__.split(".")[0] in ("optax", "jaxreg")
-    return of_optax and isinstance(part, tuple) and not is_masked(part)
+    is_state = of_optax and isinstance(part, tuple) and not isinstance(part, optax.MaskedNode | optax.LookaheadParams)
+    return is_state and bool(jax.tree.leaves(part))
 
 
 def replace_leaves(tree: Any, new: Mapping[str, Any]) -> Any:
@@ -105,7 +118,7 @@ def _check_depth(tree: Any) -> None:
             raise ValueError(f"the tree is nested too deeply: it has more than {_DEEPEST} levels")
         inside: list[Any] = []
         for node in level:
-            if isinstance(node, dict):
+            if isinstance(node, Mapping):
                 inside.extend(node.values())
             elif isinstance(node, list | tuple):
                 inside.extend(node)

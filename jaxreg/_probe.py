@@ -5,7 +5,7 @@ because whatever is computed for several parameters alike is computed once.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,16 +18,23 @@ from jaxreg._numerics import accumulation_dtype
 
 # Gradients of both signs and several sizes. Half of the difference between the signs is free of weight decay. The
 # sizes tell one metric from another one. No usual clipping touches the small ones. An optimizer adapts to the large
-# ones, also where it has large constants beside its second moments.
-SMALL, LARGE = (2e-5, 3e-4), (0.02, 0.2, 2.0)
-# The parameters are other than 0 and 1 and each other, so that steps which depend on them are seen.
-PARAMETERS = (3.0, 0.7, 3.0, 3.0, 3.0)
-LANES = [(sign * size, param) for size, param in zip((*SMALL, *LARGE), PARAMETERS, strict=True) for sign in (1.0, -1.0)]
+# ones, also where it has large constants beside its second moments. The last small ones differ from weight to weight,
+# so that steps which depend on other weights are seen.
+SMALL, LARGE = (2e-5, 3e-4, 1e-4), (0.02, 0.2, 2.0)
+VARIED = SMALL[-1]
+# The parameters are other than 0 and 1 and each other, so that steps which depend on them are seen. They are small, so
+# that coupled penalties do not outweigh the gradients.
+PARAMETERS = (0.03, 0.007, 0.03, 0.03, 0.03, 0.03)
+LANES = [
+    (sign * size, param, float(size == VARIED))
+    for size, param in zip((*SMALL, *LARGE), PARAMETERS, strict=True)
+    for sign in (1.0, -1.0)
+]
 UPDATES = 2_000  # so many that momentum of 0.99 has settled
-LATER = (10_000, 100_000, 1_000_000)  # counts at which schedules are compared, too
+# Counts at which schedules are compared, too. Their remainders differ, for what happens at every third update alone.
+LATER = (2_501, 3_002, 4_003, 5_005, 7_009, 10_000, 20_003, 50_002, 100_000, 1_000_001)
 # The relative error of a step. An average in bfloat16 stops where a tenth of the rest is below half of its spacing.
 FULL, HALF = 1e-3, 5e-2
-COUNTS = np.concatenate([np.arange(UPDATES), LATER])  # of the updates before each one that is recorded
 LARGEST = 4_096  # trees of at most so many weights keep their shapes
 
 
@@ -40,7 +47,7 @@ class Answer(NamedTuple):
 
     Attributes:
       steps: for each asked parameter, the weighed step over −gradient, an array `(counts, gradient sizes, values)`.
-        It is the learning rate where the metric is that of the optimizer.
+        It is the learning rate at these counts of updates where the metric is that of the optimizer.
       moves: for each asked parameter, whether any update was not zero.
       tolerance: the relative error that rounding may bring into a step.
     """
@@ -65,7 +72,7 @@ def concrete() -> Iterator[None]:
 def small_tree(params: Any) -> Any:
     """Returns a tree like `params` of concrete arrays, all filled with one number, in at least float32.
 
-    A large tree gets one weight for each parameter. Its paths, its ranks and its boxes are those of `params`.
+    The arrays of a large tree have at most 2 weights along an axis. The paths, ranks and boxes are those of `params`.
     """
     arrays = [leaf for leaf in jax.tree.leaves(params) if hasattr(leaf, "shape") and hasattr(leaf, "dtype")]
     keep = sum(int(np.prod(leaf.shape)) for leaf in arrays) <= LARGEST
@@ -73,7 +80,7 @@ def small_tree(params: Any) -> Any:
     def small(leaf: Any) -> Any:
         if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
             return leaf
-        shape = tuple(size if keep else min(size, 1) for size in leaf.shape)
+        shape = tuple(size if keep else min(size, 2) for size in leaf.shape)
         dtype = leaf.dtype
         if jnp.issubdtype(dtype, jnp.floating):
             dtype = accumulation_dtype(dtype)
@@ -83,12 +90,19 @@ def small_tree(params: Any) -> Any:
         return jax.tree.map(small, params)
 
 
-def ask(inner: Any, params: Any, weigh: Callable[[Any, Any], list[jax.Array]]) -> Answer:
+def varied(size: int) -> np.ndarray:
+    """Returns numbers of both signs, with sizes from 0.3 to 1, in no regular order."""
+    places = np.arange(size)
+    return (0.3 + 0.7 * (places * 0.618034 % 1)) * np.where(places * 0.414214 % 1 < 0.5, 1.0, -1.0)
+
+
+def ask(inner: Any, params: Any, weigh: Callable[[Any, Any], list[jax.Array]], counts: Sequence[int]) -> Answer:
     """Returns the steps of `inner` at rest.
 
     Args:
       inner: an optax transformation that takes extra arguments.
       params: a tree from `small_tree`.
+      counts: counts of updates, in order, after which a step is recorded. After `UPDATES`, only the counts go on.
       weigh: a function from the state and the updates of `inner` to a list of arrays: for each asked parameter the
         update, and then for each of them the update times the diagonal of the metric.
 
@@ -103,11 +117,17 @@ def ask(inner: Any, params: Any, weigh: Callable[[Any, Any], list[jax.Array]]) -
             raise Untraceable
         first = [jnp.asarray(leaf) for leaf in first]
 
-        def filled(number: jax.Array) -> Any:
-            return jax.tree.map(lambda p: jnp.full_like(p, number) if is_inexact_array(p) else p, params)
+        def filled(number: jax.Array, is_varied: jax.Array | float) -> Any:
+            def fill(leaf: Any) -> Any:
+                if not is_inexact_array(leaf):
+                    return leaf
+                pattern = jnp.asarray(varied(leaf.size).reshape(leaf.shape), number.dtype)
+                return (number * jnp.where(is_varied > 0, pattern, jnp.ones_like(pattern))).astype(leaf.dtype)
+
+            return jax.tree.map(fill, params)
 
         def update(lane: jax.Array, *leaves: jax.Array) -> list[Any]:
-            updates, state = inner.update(filled(lane[0]), treedef.unflatten(leaves), filled(lane[1]))
+            updates, state = inner.update(filled(lane[0], lane[2]), treedef.unflatten(leaves), filled(lane[1], 0.0))
             after, now = jax.tree.flatten(state)
             if now != treedef:
                 raise TypeError("its state changes its structure")
@@ -118,32 +138,44 @@ def ask(inner: Any, params: Any, weigh: Callable[[Any, Any], list[jax.Array]]) -
             return [*weigh(state, updates), *after]
 
         step, start, places = _shared(update, first)
-        distinct = jax.jit(jax.vmap(lambda lane: _run(step, lane, start)))(jnp.asarray(LANES))
+        run = jax.jit(jax.vmap(lambda lane: _run(step, lane, start, tuple(counts))))
+        distinct = run(jnp.asarray(LANES))
         recorded = [np.asarray(distinct[place], np.float64) for place in places]
-    # The axes are gradients, counts, and the values of a parameter.
-    flat = [r.reshape(len(LANES), len(COUNTS), -1) for r in recorded]
+    # The axes are lanes, counts, and the values of a parameter.
+    flat = [r.reshape(len(LANES), len(counts), -1) for r in recorded]
     updates, weighed = flat[: len(flat) // 2], flat[len(flat) // 2 :]
-    sizes = np.asarray(LANES)[::2, 0, None, None]
-    steps = [((w[1::2] - w[::2]) / (2 * sizes)).swapaxes(0, 1) for w in weighed]
+    steps = []
+    for w in weighed:
+        gradients = [lane[0] * (varied(w.shape[-1]) if lane[2] else 1.0) for lane in LANES[::2]]
+        steps.append(np.stack([(w[2 * i + 1] - w[2 * i]) / (2 * g) for i, g in enumerate(gradients)], axis=1))
     half = any(jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype.itemsize < 4 for leaf in first)
     return Answer(steps, [bool(np.any(u != 0)) for u in updates], HALF if half else FULL)
 
 
-def _run(step: Callable[..., Any], lane: jax.Array, start: list[jax.Array]) -> list[jax.Array]:
-    """Returns what `step` records at each of many updates, and at some later counts after them."""
-    carry, recorded = jax.lax.scan(lambda carry, _: step(lane, carry), start, length=UPDATES)
+def _run(step: Callable[..., Any], lane: jax.Array, start: list[jax.Array], counts: tuple[int, ...]) -> list[jax.Array]:
+    """Returns what `step` records after each of `counts` updates."""
     # An integer that has become the number of updates counts them.
     is_count = [leaf.ndim == 0 and jnp.issubdtype(leaf.dtype, jnp.integer) for leaf in start]
+    early = [count for count in counts if count < UPDATES]
 
-    def at(count: Any) -> Any:
+    def on(carry: list[jax.Array], updates: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
+        carry = jax.lax.fori_loop(0, updates, lambda _, carry: step(lane, carry)[0], carry)
+        return carry, step(lane, carry)[1]
+
+    def at(carry: list[jax.Array], count: jax.Array) -> list[jax.Array]:
         moved = [
-            jnp.where(leaf == UPDATES, count.astype(leaf.dtype), leaf) if counts else leaf
-            for leaf, counts in zip(carry, is_count, strict=True)
+            jnp.where(leaf == UPDATES, count.astype(leaf.dtype), leaf) if counts_updates else leaf
+            for leaf, counts_updates in zip(carry, is_count, strict=True)
         ]
         return step(lane, moved)[1]
 
-    later = jax.lax.map(at, jnp.asarray(LATER))
-    return [jnp.concatenate(both) for both in zip(recorded, later, strict=True)]
+    between = jnp.diff(jnp.asarray([0, *early, UPDATES]))
+    carry, recorded = jax.lax.scan(on, start, between)
+    recorded = [values[:-1] for values in recorded]  # after the last one the counts are moved on
+    if later := [count for count in counts if count >= UPDATES]:
+        further = jax.lax.map(lambda count: at(carry, count), jnp.asarray(later))
+        recorded = [jnp.concatenate(both) for both in zip(recorded, further, strict=True)]
+    return recorded
 
 
 def _shared(

@@ -131,6 +131,8 @@ class Rules:
                     f"`pairs[{index}]` must be (pattern, regularizer), got {describe(pair)}; "
                     "the pairs are arguments of their own, Rules(pair, pair)"
                 )
+            if isinstance(pair[1], Rules):
+                raise TypeError(f"`pairs[{index}]` must have a regularizer for arrays, got Rules, which are for trees")
             try:
                 patterns.append(checked_pattern(pair[0]))
                 regularizer = get(pair[1])
@@ -244,6 +246,8 @@ class Rules:
         if not isinstance(config, Mapping) or not {"pairs"} <= set(config) <= {"pairs", "strict"}:
             got = sorted(config) if isinstance(config, Mapping) else describe(config)
             raise ValueError(f"`config` must be a dict with the keys 'pairs' and 'strict', got {got}")
+        if not isinstance(config["pairs"], list | tuple):
+            raise TypeError(f"`pairs` in a config must be a list, got {describe(config['pairs'])}")
         return cls(*from_dict(config["pairs"], custom_objects), strict=config.get("strict", True))
 
     def __repr__(self) -> str:
@@ -329,9 +333,10 @@ def _row(met: Met, key: jax.Array | None) -> Row:
     if met.regularizer is not None:
         with met.located():
             seen = met.regularizer._seen(met.leaf)
-        if isinstance(met.leaf, jax.ShapeDtypeStruct):
+        if isinstance(met.leaf, jax.ShapeDtypeStruct | jax.core.Tracer):
             # A key is as good as another one where there are no values.
-            jax.eval_shape(lambda leaf: met._replace(leaf=leaf).penalty(jax.random.key(0)), met.leaf)
+            shape = jax.ShapeDtypeStruct(met.leaf.shape, met.leaf.dtype)  # type: ignore[no-untyped-call]
+            jax.eval_shape(lambda leaf: met._replace(leaf=leaf).penalty(jax.random.key(0)), shape)
         elif not isinstance(value := met.penalty(key), jax.core.Tracer):
             cost = float(value)
     size = int(np.prod(met.leaf.shape))

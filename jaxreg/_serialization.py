@@ -109,6 +109,8 @@ def deserialize(
         return from_dict({**config, "class_name": cls.__name__} if cls else config, custom_objects)
     if not isinstance(config, str):
         raise TypeError(f"`config` must be a dict or a name, got {describe(config)}")
+    if custom_objects is not None and not isinstance(custom_objects, Mapping):
+        raise TypeError(f"`custom_objects` must be a dict from names to objects, got {describe(custom_objects)}")
     custom = custom_objects or {}
     if config in custom:
         found = get(custom[config])

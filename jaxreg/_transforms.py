@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import optax
 from jax.extend.core import jaxpr_as_fun
 
-from jaxreg._checks import as_real, check_bool, check_key, check_single, checked_scalar, describe
+from jaxreg._checks import check_bool, check_key, checked_scalar, describe
 from jaxreg._numerics import checked_penalty, times_strength
-from jaxreg._updates import Pairs, check_call, check_optimizer, first_key, first_penalty, split_key
+from jaxreg._updates import Pairs, at_count, check_call, check_optimizer, first_key, first_penalty, split_key
 
 
 class PenaltyState(NamedTuple):
@@ -90,9 +90,10 @@ def add_penalty_gradients(
         updates: optax.Updates, state: PenaltyState, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, PenaltyState]:
         del extra_args
+        check_call(updates, state, params, PenaltyState)
         pairs = Pairs.of(updates, params)
         used_key, next_key = split_key(key, state.key)
-        factor = _read(scale, state.count, name="scale")
+        factor = at_count(scale, state.count, name="scale")
         updates, penalty = _with_gradients(pairs, rules, factor, used_key)
         tracked = penalty.astype(jnp.float32) if track else None
         return updates, PenaltyState(optax.safe_increment(state.count), tracked, next_key, state.memory)
@@ -187,11 +188,11 @@ def decoupled(
     def update_fn(
         updates: optax.Updates, state: DecoupledState, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, DecoupledState]:
-        check_call(updates, params)
+        check_call(updates, state, params, DecoupledState)
         updates, inner_state = wrapped.update(updates, state.inner_state, params, **extra_args)
         used_key, next_key = split_key(key, state.key)
-        rate = _read(learning_rate, state.count, name="learning_rate")
-        factor = -times_strength(rate, _read(scale, state.count, name="scale"), name="scale")
+        rate = at_count(learning_rate, state.count, name="learning_rate")
+        factor = -times_strength(rate, at_count(scale, state.count, name="scale"), name="scale")
         updates, penalty = _with_gradients(Pairs.of(updates, params), rules, factor, used_key)
         tracked = penalty.astype(jnp.float32) if track else None
         count = optax.safe_increment(state.count)
@@ -203,13 +204,6 @@ def decoupled(
 def _check_function(rules: Any) -> None:
     if not callable(rules) or isinstance(rules, type):
         raise TypeError(f"`rules` must be a function from a tree to a scalar, got {describe(rules)}")
-
-
-def _read(value: Any, count: jax.Array, *, name: str) -> jax.Array:
-    """Returns a number, or a schedule at `count`, as a scalar."""
-    value = as_real(value(count) if callable(value) else value, name=name)
-    check_single(value, name=name)
-    return value
 
 
 def _with_gradients(

@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.tree_util import keystr, tree_flatten_with_path
 
-from jaxreg._checks import describe, is_float_array, is_inexact_array
+from jaxreg._checks import as_real, check_single, checked_scalar, describe, is_float_array, is_inexact_array
 from jaxreg._paths import is_box, is_masked, leaves_with_paths
 
 
@@ -25,8 +26,8 @@ class Pairs(NamedTuple):
     chosen: list[int]
 
     @classmethod
-    def of(cls, updates: optax.Updates, params: optax.Params | None) -> "Pairs":
-        check_call(updates, params)
+    def of(cls, updates: optax.Updates, params: optax.Params, *, examples: bool = False) -> "Pairs":
+        """Returns the pairs. With `examples`, an update may have one more axis in front."""
         treedef: Any
         located, treedef = tree_flatten_with_path(updates, is_leaf=lambda leaf: leaf is None or is_masked(leaf))
         try:
@@ -35,17 +36,20 @@ class Pairs(NamedTuple):
             raise ValueError(f"`updates` and `params` must have the same structure: {error}") from error
         chosen = []
         for i, ((path, update), param) in enumerate(zip(located, param_leaves, strict=True)):
+            if update is None or is_masked(update) or getattr(update, "dtype", None) == jax.dtypes.float0:
+                continue
             got = f"got {describe(update)} for {type(param).__name__ if is_box(param) else describe(param)}"
             where = f"at `{keystr(path, simple=True, separator='/')}`"
-            if not is_inexact_array(update):
-                continue
-            if is_box(param):
+            if is_box(param) and is_inexact_array(update):
                 raise ValueError(
-                    f"`updates` must be in boxes where `params` are, {got} {where}; unbox both, or neither"
+                    f"`updates` must be in boxes where `params` are, as `nn.Partitioned` is one, {got} {where}; "
+                    "unbox both, or neither"
                 )
-            if is_inexact_array(param):
+            if is_inexact_array(param) and not is_inexact_array(update):
+                raise TypeError(f"`updates` must be floating-point where `params` are, {got} {where}")
+            if is_inexact_array(update) and is_inexact_array(param):
                 chosen.append(i)
-                if update.shape != param.shape:
+                if update.shape != param.shape and not (examples and update.shape[1:] == param.shape):
                     raise ValueError(f"`updates` must have the shapes of `params`, {got} {where}")
                 if is_float_array(update) != is_float_array(param):
                     raise TypeError(f"`updates` must be complex where `params` are, {got} {where}")
@@ -65,12 +69,30 @@ class Pairs(NamedTuple):
         return self.treedef.unflatten([changed.get(i, update) for i, update in enumerate(self.updates)])
 
 
-def check_call(updates: Any, params: Any) -> None:
-    """Checks what `update` was called with."""
+def check_call(updates: Any, state: Any, params: Any, kind: type) -> None:
+    """Checks what `update` was called with, before an optimizer inside sees it."""
     if params is None:
         raise ValueError("`params` must be given to `update`: tx.update(grads, state, params), got None")
     if updates is None:
         raise ValueError("`updates` must be a tree of gradients: tx.update(grads, state, params), got None")
+    if not isinstance(state, kind):
+        raise TypeError(
+            f"`state` must be the {kind.__name__} that `init` returned, as in tx.update(grads, state, params); got "
+            f"{type(state).__name__}"
+        )
+    # An optimizer inside would broadcast a gradient of another shape. One more axis is that of per-example gradients.
+    Pairs.of(updates, params, examples=True)
+
+
+def at_count(value: Any, count: jax.Array, *, name: str) -> jax.Array:
+    """Returns a number, or a schedule at `count`, as a scalar."""
+    if callable(value):
+        value = value(count)
+        if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
+            value = checked_scalar(value, name=name)
+    value = as_real(value, name=name)
+    check_single(value, name=name)
+    return value
 
 
 def check_optimizer(inner: Any) -> None:

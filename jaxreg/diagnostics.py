@@ -8,11 +8,11 @@ import numpy as np
 from jax.typing import ArrayLike
 from rich.table import Table
 
-from jaxreg._checks import describe, is_float_array
-from jaxreg._matrix import Axes, Mode, as_matrices, check_mode, checked_axes, within_groups
+from jaxreg._checks import check_whole, describe, is_float_array
+from jaxreg._matrix import Axes, Mode, as_matrices, check_mode, checked_axes, positive_axes, within_groups
 from jaxreg._names import public
 from jaxreg._numerics import as_wide, unit_rows
-from jaxreg._paths import leaves_with_paths, replace_leaves
+from jaxreg._paths import check_no_optimizer_state, leaves_with_paths, replace_leaves
 from jaxreg._tables import Tables, add_row, table
 
 
@@ -88,6 +88,7 @@ def sparsity(tree: Any, *, group_axis: Axes | None = None, batch_axis: Axes = ()
     >>> {path: float(share) for path, share in jaxreg.diagnostics.sparsity(params, group_axis=-1).items()}
     {'kernel': 0.5}
     """
+    checked_axes(batch_axis, name="batch_axis")
     if group_axis is None:
         return {path: _share(leaf == 0) for path, leaf in _parameters(tree)}
     return {path: _share(dead) for path, dead in _dead(tree, group_axis, batch_axis).items()}
@@ -104,8 +105,8 @@ def dead_units(tree: Any, *, group_axis: Axes = -1, batch_axis: Axes = ()) -> An
     Args:
       tree: a tree of parameters. For an `nnx.Module`, give `nnx.state(model, nnx.Param)`.
       group_axis: the axis or axes whose indices count groups, as in `jaxreg.GroupLasso`.
-      batch_axis: further axes that count groups, such as that of layers stacked by `nn.scan`. A scale that is stacked
-        in the same way has its channels along the other axis.
+      batch_axis: further axes that count groups, such as that of layers stacked by `nn.scan`. All arrays of the tree
+        are taken as stacked: of rank 2, a bias has no groups then, and a scale has its channels along the other axis.
 
     Returns:
       The tree with a bool array for each parameter that has groups, and None for other leaves. The array has the sizes
@@ -166,6 +167,7 @@ def sparsity_table(tree: Any, *, group_axis: Axes = -1, batch_axis: Axes = ()) -
 
 
 def _parameters(tree: Any) -> list[tuple[str, Any]]:
+    check_no_optimizer_state(tree)
     found = [(path, leaf) for path, leaf in leaves_with_paths(tree) if is_float_array(leaf)]
     for path, leaf in found:
         if isinstance(leaf, jax.ShapeDtypeStruct):
@@ -183,10 +185,14 @@ def _dead(tree: Any, group_axis: Axes, batch_axis: Axes) -> dict[str, jax.Array]
     stacked = 1 if isinstance(batch, int) else len(batch)
     for path, leaf in _parameters(tree):
         rank = leaf.ndim - stacked
-        if rank == 1 and path.rsplit("/", 1)[-1] in _SCALES:
-            found[path] = leaf == 0
-        elif rank > 1:
+        is_scale = rank == 1 and path.rsplit("/", 1)[-1] in _SCALES
+        if is_scale or rank > 1:
             try:
+                check_whole(leaf)
+                positive_axes(batch_axis, leaf.ndim, name="batch_axis")
+                if is_scale:
+                    found[path] = leaf == 0
+                    continue
                 axes, _ = within_groups(leaf, group_axis, batch_axis, False)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"at `{path}`: {error}") from error

@@ -41,6 +41,19 @@ class Shared(nnx.Module):
         self.other = nnx.Linear(2, 3, rngs=nnx.Rngs(1))
 
 
+class Child(nnx.Module):
+    def __init__(self, parent):
+        self.parent = parent
+        self.layer = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+
+
+class Parent(nnx.Module):
+    """It holds itself, through its child."""
+
+    def __init__(self):
+        self.child = Child(self)
+
+
 def train_state():
     return TrainState.create(apply_fn=None, params=PARAMS, tx=ADAM)
 
@@ -130,6 +143,7 @@ ERRORS = {
     ),
     # Patterns.
     "c*": (lambda: Rules(("c*", L2())), ValueError, r"'c\*' matches the empty string, and so every path.*'\.\*' or ''"),
+    "nothing or kernel": (lambda: Rules(("(kernel)?", L2())), ValueError, "matches the empty string"),
     "x?": (lambda: Rules(("x?", L2())), ValueError, "matches the empty string"),
     "an empty choice": (lambda: Rules(("(kernel|)", None)), ValueError, "matches the empty string"),
     "[^/]*": (lambda: Rules(("[^/]*", L2())), ValueError, "matches the empty string"),
@@ -145,7 +159,33 @@ ERRORS = {
         TypeError,
         r"the predicate <lambda> must take \(path, leaf\)",
     ),
+    "Rules in rules": (lambda: Rules(("a", Rules(("b", L2())))), TypeError, r"`pairs\[0\]` must have a regularizer"),
     # Configs.
+    "a config that is a list": (
+        lambda: jaxreg.deserialize({"class_name": "L2", "config": []}),
+        TypeError,
+        "`config` of 'L2' must be a dict, got list",
+    ),
+    "a function without a name": (
+        lambda: jaxreg.deserialize({"class_name": "function", "config": {"x": 1}}),
+        TypeError,
+        "`config` of a function must be its name, got dict",
+    ),
+    "custom objects that are a list": (
+        lambda: jaxreg.deserialize("l2", [1]),
+        TypeError,
+        "`custom_objects` must be a dict",
+    ),
+    "rules without pairs": (
+        lambda: Rules.from_config({"pairs": None}),
+        TypeError,
+        "`pairs` in a config must be a list",
+    ),
+    "a sum of nothing": (
+        lambda: jaxreg.deserialize({"class_name": "Sum", "config": {"terms": []}}),
+        ValueError,
+        "`terms` must hold at least one regularizer",
+    ),
     "a class name that is a list": (
         lambda: jaxreg.deserialize({"class_name": ["L2"], "config": {}}),
         TypeError,
@@ -192,14 +232,64 @@ ERRORS = {
     "plain updates of boxes": (
         update(ADDED, BOXED, PLAIN),
         ValueError,
-        r"`updates` must be in boxes where `params` are, got float32\[2,2\] for Partitioned at `kernel`",
+        r"`updates` must be in boxes where `params` are, .* got float32\[2,2\] for Partitioned at `kernel`",
     ),
     "plain updates of boxes, proximal": (
         update(jaxreg.proximal(optax.identity(), Rules((r"kernel$", L1())), 0.1, check=False), BOXED, PLAIN),
         ValueError,
         "`updates` must be in boxes where `params` are",
     ),
+    **{
+        f"{what}, {kind}": (update(tx, {"kernel": jnp.ones((2, 2))}, {"kernel": bad}), error, message)
+        for what, bad, error, message in (
+            (
+                "an update of integers",
+                jnp.ones((2, 2), int),
+                TypeError,
+                r"floating-point .*, got int32\[2,2\] for float32",
+            ),
+            (
+                "an update that is a number",
+                1.0,
+                TypeError,
+                r"floating-point where `params` are, got float 1.0 for float32",
+            ),
+            ("an update that broadcasts", jnp.ones((2, 1)), ValueError, r"shapes of `params`, got float32\[2,1\] for"),
+        )
+        for kind, tx in {
+            "added": ADDED,
+            "decoupled": DECOUPLED,
+            "proximal": PROXIMAL,
+            "momentum": jaxreg.proximal_sgd(0.1, Rules((r"kernel$", L1(0.5))), momentum=0.9),
+            "Adam": jaxreg.proximal_adam(0.1, Rules((r"kernel$", L1(0.5)))),
+        }.items()
+    },
+    "plain updates of boxes, Adam": (
+        update(jaxreg.proximal_adam(0.1, Rules((r"kernel$", L1()))), BOXED, PLAIN),
+        ValueError,
+        "`updates` must be in boxes where `params` are",
+    ),
     # Calls.
+    **{
+        f"no state, {kind}": (
+            functools.partial(tx.update, PARAMS, None, PARAMS),
+            TypeError,
+            r"`state` must be the \w+State that `init` returned",
+        )
+        for kind, tx in {"added": ADDED, "decoupled": DECOUPLED, "proximal": PROXIMAL}.items()
+    },
+    "keys": (
+        lambda: Rules((r"kernel$", L2()))(PARAMS, key=jax.random.split(jax.random.key(0))),
+        TypeError,
+        "`key` must be a key",
+    ),
+    "a negative schedule": (
+        update(jaxreg.decoupled(ADAM, Rules((r"kernel$", L2())), lambda count: -1.0)),
+        ValueError,
+        "`learning_rate` must be finite and >= 0, got -1.0",
+    ),
+    "b1": (lambda: jaxreg.proximal_adam(0.1, Rules(("w", L1())), b1=1.0), ValueError, "`b1` must be < 1, got 1.0"),
+    "diagnostics of a train state": (lambda: diagnostics.sparsity(train_state()), ValueError, "state of an optimizer"),
     **{
         f"no {name}, {kind}": (update(tx, **{name: None}), ValueError, f"`{name}` must be ")
         for name in ("updates", "params")
@@ -259,6 +349,15 @@ FINE = {
         0.5 * float(jnp.sum(jnp.square(Shared().decoder.kernel[...]))),
     ),
     "another name, not strict": (lambda: Rules((r"encoder/", L2()), strict=False)(Shared()), 0.0),
+    "a pattern that looks ahead": (of((r"^(?!head/).*kernel$", L2(0.5))), 3.0),
+    "all but": (of((r"^(?!.*bias)", L2(0.5))), 9.0),
+    **{f"everything as {p}": (of((p, L2(0.0)), strict=True), 0.0) for p in (".*?", "(.*)", "(?s).*", "$", r"[\s\S]*")},
+    "another name, had by an earlier rule": (
+        lambda: Rules((r"decoder/kernel$", L2(0.0)), (r"(encoder|other)/kernel$", L2(0.0)))(Shared()),
+        0.0,
+    ),
+    "a module that holds itself": (lambda: Rules((r"kernel$", L2(0.0)))(Parent()), 0.0),
+    "a state of nothing": (lambda: of((r"kernel$", L2(0.5)))({"p": PARAMS, "s": optax.EmptyState()}), 9.0),
     "a bare array": (lambda: Rules((r"^$", L2(0.5)))(ONES), 1.0),
     "a compiled pattern": (of((re.compile("KERNEL$", re.IGNORECASE), L2(0.5))), 0.5 * 18),
     "a compiled pattern with its flag inside": (of((re.compile("(?i)KERNEL$"), L2(0.5))), 0.5 * 18),
@@ -414,6 +513,13 @@ def test_explain_needs_no_key_for_shapes():
     rules = Rules((r"kernel$", OrthogonalRegularizer(0.1, sample=2)))
     explained = rules.explain(jax.eval_shape(lambda: {"kernel": jnp.ones((4, 3))}))
     assert [row.penalty for row in explained.rows] == [None]
+
+
+def test_explain_under_jit_needs_no_key():
+    rules = Rules((r"kernel$", OrthogonalRegularizer(0.1, sample=2)))
+    explained = []
+    jax.jit(lambda tree: explained.append(rules.explain(tree)))({"kernel": jnp.ones((4, 3))})
+    assert [row.penalty for row in explained[0].rows] == [None]
 
 
 def test_explain_breakdown_and_by_rule_agree_on_samples():
@@ -601,6 +707,12 @@ def test_channels_are_dead_by_the_scale_of_their_normalization(name):
 
 
 def test_axes_of_diagnostics_are_checked():
+    with pytest.raises(TypeError, match="`batch_axis` must be an int"):
+        diagnostics.sparsity({"kernel": jnp.ones((2, 3))}, batch_axis="x")
+    with pytest.raises(ValueError, match=r"at `scale`: `batch_axis` must lie in"):
+        diagnostics.dead_units({"scale": jnp.ones((2, 3))}, batch_axis=5)
+    with pytest.raises(ValueError, match="at `kernel`: `x` must be a whole array"):
+        in_shards(lambda x: diagnostics.dead_units({"kernel": x})["kernel"], X)
     with pytest.raises(TypeError, match="`batch_axis` must be an int"):
         diagnostics.dead_units({"kernel": jnp.ones((2, 3))}, batch_axis="0")
     with pytest.raises(ValueError, match=r"at `kernel`: `group_axis` and `batch_axis` must not share an axis"):

@@ -122,6 +122,29 @@ def sgd(rate, **options):
     return optax.sgd(rate, **options)
 
 
+def mapped(function):
+    """A stateless transformation of each gradient."""
+    return optax.stateless(lambda updates, params=None: jax.tree.map(function, updates))
+
+
+def grafted(direction):
+    """The direction of one optimizer with the norm of the gradient."""
+
+    def update(updates, state, params=None):
+        found, state = direction.update(updates, state, params)
+        return jax.tree.map(lambda f, g: f * jnp.linalg.norm(g) / (jnp.linalg.norm(f) + 1e-16), found, updates), state
+
+    return optax.GradientTransformation(direction.init, update)
+
+
+def at_counts(period, place, factor):
+    return optax.scale_by_schedule(lambda count: jnp.where(count % period == place, factor, 1.0))
+
+
+def falling(start, length):
+    return optax.join_schedules([optax.constant_schedule(0.05), optax.linear_schedule(0.05, 0.0, length)], [start])
+
+
 COUPLED = jaxreg.add_penalty_gradients(Rules(("matrix", jaxreg.OrthogonalRegularizer(0.01)), ("free", jaxreg.L2(0.1))))
 SETTINGS = {
     "SGD": (sgd, True),
@@ -199,6 +222,25 @@ SETTINGS = {
         ),
         True,
     ),
+    "SGD, smoothed": (
+        lambda rate: optax.chain(mapped(lambda g: (g + jnp.roll(g, 1, 0)) / 2), sgd(rate)),
+        False,
+    ),
+    "SGD of the mean": (lambda rate: optax.chain(mapped(lambda g: jnp.full_like(g, jnp.mean(g))), sgd(rate)), False),
+    "SGD of the largest": (
+        lambda rate: optax.chain(mapped(lambda g: g * (jnp.abs(g) >= jnp.median(jnp.abs(g)))), sgd(rate)),
+        False,
+    ),
+    "SGD of scaled signs": (
+        lambda rate: optax.chain(mapped(lambda g: jnp.sign(g) * jnp.mean(jnp.abs(g))), sgd(rate)),
+        False,
+    ),
+    "SGD, grafted to RMSProp": (lambda rate: optax.chain(grafted(optax.scale_by_rms()), sgd(rate)), False),
+    "SGD, every third step left out": (lambda rate: optax.chain(sgd(rate), at_counts(3, 0, 0.0)), False),
+    "SGD, every seventh step longer": (lambda rate: optax.chain(sgd(rate), at_counts(7, 6, 5.0)), False),
+    "SGD, falling at another time": (lambda rate: sgd(falling(4_800, 1_200)), False),
+    "SGD, coupled L2 of the same": (lambda rate: optax.chain(optax.add_decayed_weights(1e-6), sgd(rate)), True),
+    "GaLore": (lambda rate: contrib.galore(rate, rank=1), True),
     "injected": (lambda rate: optax.inject_hyperparams(optax.adam)(rate), False),
     "every second step": (lambda rate: optax.chain(optax.apply_every(2), optax.adam(rate)), False),
     "a line search": (lambda rate: optax.chain(optax.sgd(rate), optax.scale_by_backtracking_linesearch(5)), False),
@@ -211,6 +253,50 @@ def test_settings_are_right_or_refused(make, is_right):
     result = ends(make, rates=(RATE,))
     assert not result.startswith("wrong")
     assert (result == "right") == is_right, result
+
+
+@pytest.mark.parametrize("make", [sgd, optax.adam])
+@pytest.mark.parametrize("strength", [0.1, 1.0])
+def test_a_coupled_l2_of_the_same_weights_is_no_fault(make, strength):
+    """Together they are an elastic net."""
+    ridge = Rules((r"^w$", jaxreg.L2(strength)))
+    tx = jaxreg.proximal(optax.chain(jaxreg.add_penalty_gradients(ridge), make(RATE)), RULES, RATE)
+    expected = SOLUTION * CURVATURE / (CURVATURE + 2 * strength)
+    np.testing.assert_allclose(solve(tx)["w"], expected, atol=5e-3)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        optax.exponential_decay(1e-7, 10_000, 10.0, end_value=1.0),
+        lambda count: jnp.where(count < 3_000, 1e-8, 0.1),
+        lambda count: 0.05 * (1 - count / 6_000),
+        lambda count: jnp.where(count < 40, 0.1 * (1 - count / 40), 0.0),
+    ],
+    ids=["slow growth", "late", "below 0 after the end", "short"],
+)
+def test_schedules_that_are_alike_are_no_fault(schedule):
+    jaxreg.proximal(optax.adam(schedule), RULES, schedule).init(PARAMS)
+
+
+def test_matrices_in_another_basis_are_refused():
+    params = {"w": jnp.ones((8, 6))}
+    for rank in (1, 4):
+        tx = jaxreg.proximal(contrib.galore(RATE, rank=rank), RULES, RATE)
+        with pytest.raises(ValueError, match="`inner`"):
+            tx.init(params)
+
+
+def test_updates_of_another_shape_are_refused_before_they_are_run():
+    mask = jnp.ones((80, 80))
+    inner = optax.chain(sgd(0.1), optax.stateless(lambda u, p=None: {"w": u["w"] * mask}))
+    with pytest.raises(ValueError, match=r"its update is float32\[80,80\] for float32\[2,2\] at `w`"):
+        jaxreg.proximal(inner, RULES, 0.1).init({"w": jnp.ones((80, 80))})
+
+
+def test_empty_parameters_need_no_step():
+    rules = Rules((r"", L1(0.1)))
+    jaxreg.proximal(optax.adam(0.1), rules, 0.1).init({"w": jnp.ones((0, 2)), "v": jnp.ones(2)})
 
 
 # What an error says.
@@ -231,6 +317,13 @@ MESSAGES = {
         optax.chain(optax.adam(0.1), optax.freeze({"w": True, "matrix": False, "free": False})),
         0.1,
         "`inner` does not move `w`, which rule 0 .* put what stops it outside",
+    ),
+    "a schedule of Python": (optax.sgd(0.1), lambda count: 0.1 if count < 9 else 0.2, "`learning_rate` must be a sch"),
+    "a negative schedule": (optax.sgd(0.1), lambda count: -0.1, "`learning_rate` must be finite and >= 0"),
+    "a weight that is masked": (
+        optax.chain(mapped(lambda g: g * (jnp.arange(g.size) > 0).reshape(g.shape)), optax.sgd(0.1)),
+        0.1,
+        "it does not move some of its weights; put masks outside",
     ),
     "steps that are not finite": (optax.scale(float("inf")), 0.1, "its steps are not finite"),
 }

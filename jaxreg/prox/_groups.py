@@ -71,7 +71,8 @@ def _shrunk(x: jax.Array, step: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     size = _norm_after(small, step, axes)
     below = size + step
     moved = unit * (small * (size / jnp.where(below > 0, below, jnp.ones_like(below))))
-    return jnp.where(step == 0, x, moved)  # to the bit
+    is_kept = step + jnp.zeros_like(x) == 0  # with the sharding of x
+    return jnp.where(is_kept, x, moved)  # to the bit
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
