@@ -290,8 +290,14 @@ def test_matrices_in_another_basis_are_refused():
 def test_updates_of_another_shape_are_refused_before_they_are_run():
     mask = jnp.ones((80, 80))
     inner = optax.chain(sgd(0.1), optax.stateless(lambda u, p=None: {"w": u["w"] * mask}))
-    with pytest.raises(ValueError, match=r"its update is float32\[80,80\] for float32\[2,2\] at `w`"):
+    with pytest.raises(ValueError, match="cannot be run on small gradients alone.* incompatible shapes"):
         jaxreg.proximal(inner, RULES, 0.1).init({"w": jnp.ones((80, 80))})
+
+
+def test_updates_that_broadcast_are_refused():
+    inner = optax.stateless(lambda u, p=None: {"w": jnp.sum(u["w"], axis=0, keepdims=True)})
+    with pytest.raises(ValueError, match=r"its update is float32\[1,3\] for float32\[2,3\] at `w`"):
+        jaxreg.proximal(inner, RULES, 0.1).init({"w": jnp.ones((2, 3))})
 
 
 def test_empty_parameters_need_no_step():
