@@ -290,7 +290,7 @@ def test_matrices_in_another_basis_are_refused():
 def test_updates_of_another_shape_are_refused_before_they_are_run():
     mask = jnp.ones((80, 80))
     inner = optax.chain(sgd(0.1), optax.stateless(lambda u, p=None: {"w": u["w"] * mask}))
-    with pytest.raises(ValueError, match="cannot be run on small gradients alone.* incompatible shapes"):
+    with pytest.raises(ValueError, match=r"cannot be run on small gradients alone.* incompatible shapes"):
         jaxreg.proximal(inner, RULES, 0.1).init({"w": jnp.ones((80, 80))})
 
 
