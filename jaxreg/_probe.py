@@ -118,11 +118,17 @@ def ask(inner: Any, params: Any, weigh: Callable[[Any, Any], list[jax.Array]], c
         first = [jnp.asarray(leaf) for leaf in first]
 
         def filled(number: jax.Array, is_varied: jax.Array | float) -> Any:
+            made: dict[Any, jax.Array] = {}
+
             def fill(leaf: Any) -> Any:
                 if not is_inexact_array(leaf):
                     return leaf
-                pattern = jnp.asarray(varied(leaf.size).reshape(leaf.shape), number.dtype)
-                return (number * jnp.where(is_varied > 0, pattern, jnp.ones_like(pattern))).astype(leaf.dtype)
+                kind = leaf.shape, leaf.dtype
+                if kind not in made:
+                    pattern = jnp.asarray(varied(leaf.size).reshape(leaf.shape), number.dtype)
+                    pattern = jnp.where(is_varied > 0, pattern, jnp.ones_like(pattern))
+                    made[kind] = (number * pattern).astype(leaf.dtype)
+                return made[kind]
 
             return jax.tree.map(fill, params)
 
