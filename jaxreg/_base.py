@@ -154,8 +154,8 @@ def _definer(cls: type, name: str) -> type:
 
 def evaluate(regularizer: Regularizer, x: jax.Array, key: jax.Array | None) -> jax.Array:
     """Returns the penalty of `x`, checked. A regularizer whose `needs_key` is true is called with `key`."""
-    value = regularizer(x, key=key) if regularizer.needs_key else regularizer(x)  # type: ignore[call-arg]
-    return checked_penalty(value, of=regularizer)
+    call: Callable[..., Any] = regularizer  # a class whose `needs_key` may be true takes `key=` too
+    return checked_penalty(call(x, key=key) if regularizer.needs_key else call(x), of=regularizer)
 
 
 class Sum(Regularizer):
@@ -183,7 +183,7 @@ class Sum(Regularizer):
         return self._is_elastic_net or (len(self.terms) == 1 and self.terms[0].has_prox)
 
     @property
-    def has_metric_prox(self) -> bool:  # type: ignore[override]
+    def has_metric_prox(self) -> bool:  # type: ignore[override]  # a fact of the class elsewhere, of what it holds here
         return self._is_elastic_net or (len(self.terms) == 1 and self.terms[0].has_metric_prox)
 
     def prox(self, x: jax.Array, step: Any) -> jax.Array:
@@ -200,7 +200,7 @@ class Sum(Regularizer):
         return ", ".join(dict.fromkeys(seen for term in self.terms if (seen := term._seen(x))))
 
     @property
-    def _is_elastic_net(self) -> bool:  # type: ignore[override]
+    def _is_elastic_net(self) -> bool:  # type: ignore[override]  # a fact of the class elsewhere, of what it holds here
         return all(term._is_elastic_net for term in self.terms)
 
     def _elastic_net(self) -> tuple[Any, Any]:
@@ -234,7 +234,7 @@ class Scaled(Regularizer):
         return self.regularizer.has_prox
 
     @property
-    def has_metric_prox(self) -> bool:  # type: ignore[override]
+    def has_metric_prox(self) -> bool:  # type: ignore[override]  # a fact of the class elsewhere, of what it holds here
         return self.regularizer.has_metric_prox
 
     def prox(self, x: jax.Array, step: Any) -> jax.Array:
@@ -244,7 +244,7 @@ class Scaled(Regularizer):
         return self.regularizer._seen(x)
 
     @property
-    def _is_elastic_net(self) -> bool:  # type: ignore[override]
+    def _is_elastic_net(self) -> bool:  # type: ignore[override]  # a fact of the class elsewhere, of what it holds here
         return self.regularizer._is_elastic_net
 
     def _elastic_net(self) -> tuple[Any, Any]:

@@ -133,7 +133,7 @@ def _signed_sums(units: jax.Array, precision: Precision, tile: int) -> jax.Array
         # Without the barrier, XLA on CPUs fuses the sum with the update and may copy all of `sums` for it;
         # it does so with the barrier too where `sums` is in blocks.
         rows = lax.dynamic_slice_in_dim(sums, i * size, size) + change
-        rows = lax.optimization_barrier(rows)  # type: ignore[no-untyped-call]
+        rows = lax.optimization_barrier(rows)  # type: ignore[no-untyped-call]  # JAX leaves it untyped
         return lax.dynamic_update_slice_in_dim(sums, rows, i * size, 0)
 
     @jax.checkpoint
@@ -161,7 +161,7 @@ def signed_products(a: jax.Array, b: jax.Array, precision: Precision) -> tuple[j
     """Returns the rows that two blocks add to SU by the pairs between them, for the first block and for the second."""
     signs = _signs(_cosines(a, b, precision))
     # Written out, because XLA on CPUs multiplies by a transposed matrix up to twice as slowly.
-    transposed = lax.optimization_barrier(signs.T)  # type: ignore[no-untyped-call]
+    transposed = lax.optimization_barrier(signs.T)  # type: ignore[no-untyped-call]  # JAX leaves it untyped
     return jnp.matmul(signs, b, precision=precision), jnp.matmul(transposed, a, precision=precision)
 
 

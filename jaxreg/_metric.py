@@ -39,8 +39,6 @@ _CHOICES = (
     "choose one of: `jaxreg.proximal_adam` or `jaxreg.proximal_sgd`; `metric`, a function from the state of `inner` to "
     "a tree of D; metric='euclidean', which prunes by size and does not solve loss + rules; or the penalty in the loss"
 )
-
-
 _UNKNOWN = (
     "its metric is not known. In it, steps would be as long as `learning_rate` for gradients of any size; they are "
     "{:.4g} and {:.4g} times as long for gradients of {:g} and {:g}. Are `b2`, `eps` and `eps_root` those of `inner`? "
@@ -175,13 +173,12 @@ def check_steps(
             weighed.append(step if known is None else step * known.diagonal)
         return steps + weighed
 
-    counts, rates = list(range(0, UPDATES, 100)), np.zeros(0)
-    asking = False
     try:
-        if not is_choice:
+        if is_choice:
+            counts, rates = list(range(0, UPDATES, 100)), np.zeros(0)
+        else:
             counts, rates = _counts_and_rates(learning_rate)
-        asking = True
-        answer = ask(inner, small, measured, counts)
+        answer = _answer(inner, small, measured, counts)
     except Untraceable:
         if is_choice:
             return
@@ -189,15 +186,10 @@ def check_steps(
             "`inner` or `learning_rate` holds a traced value, so its steps cannot be checked; take "
             "`jaxreg.proximal_adam` or `jaxreg.proximal_sgd`, which give the rate once, or check=False"
         ) from None
-    except Exception as error:
+    except ValueError:
         if is_choice:
             return
-        if not asking:
-            raise
-        raise ValueError(
-            f"`inner` cannot be run on small gradients alone, to find its metric: {type(error).__name__}: {error}; "
-            f"{_CHOICES}; or check=False"
-        ) from error
+        raise
     for met, steps, moves in zip(penalized, answer.steps, answer.moves, strict=True):
         if not moves:
             raise ValueError(
@@ -207,6 +199,19 @@ def check_steps(
             )
         if not is_choice and (fault := _fault(steps, counts, rates, answer)):
             raise ValueError(f"`inner` at `{met.path}`, under {met.rule}: {fault}")
+
+
+def _answer(inner: Any, small: Any, measured: Callable[[Any, Any], list[jax.Array]], counts: list[int]) -> Answer:
+    """Returns the answer of the probe. Whatever `inner` raises becomes a ValueError that says what to do."""
+    try:
+        return ask(inner, small, measured, counts)
+    except Untraceable:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"`inner` cannot be run on small gradients alone, to find its metric: {type(error).__name__}: {error}; "
+            f"{_CHOICES}; or check=False"
+        ) from error
 
 
 def _counts_and_rates(learning_rate: Any) -> tuple[list[int], np.ndarray]:
@@ -255,10 +260,10 @@ def _fault(steps: np.ndarray, counts: list[int], rates: np.ndarray, answer: Answ
     ratio = float(np.mean(small))
     if not np.all(small):
         return f"it does not move some of its weights; put masks outside, around `proximal`. Otherwise {_CHOICES}"
-    if np.ptp(small) > 2 * tolerance * np.max(np.abs(small)):
-        one, other = np.argmin(small.mean(1)), np.argmax(small.mean(1))
-        if one != other and np.ptp(small[:-1]) > 2 * tolerance * np.max(np.abs(small)):
-            return _UNKNOWN.format(small[0].mean(), small[1].mean(), *SMALL[:2])
+    spread = 2 * tolerance * np.max(np.abs(small))
+    if np.ptp(small[:-1]) > spread:
+        return _UNKNOWN.format(small[0].mean(), small[1].mean(), *SMALL[:2])
+    if np.ptp(small) > spread:  # the last gradients differ from weight to weight
         return f"its steps for a weight depend on the gradients of others; {_CHOICES}"
     if np.max(np.abs(ratios - now) / np.maximum(np.abs(now), 1e-30)) > tolerance:
         return (

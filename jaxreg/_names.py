@@ -1,7 +1,7 @@
 """Lists of public names, made where the names are defined."""
 
 import sys
-from typing import TypeVar
+from typing import Any, TypeVar
 
 _T = TypeVar("_T")
 
@@ -13,8 +13,8 @@ def public(obj: _T) -> _T:
     that does not begin with `_`, which are the same ones after an import.
     """
     # A function under `jax.custom_jvp` is an object with the name and the module of the function.
-    names = vars(sys.modules[obj.__module__]).setdefault("__all__", [])
-    names.append(obj.__name__)  # type: ignore[attr-defined]
+    marked: Any = obj
+    vars(sys.modules[marked.__module__]).setdefault("__all__", []).append(marked.__name__)
     return obj
 
 

@@ -308,9 +308,7 @@ def _from_state_dict(rules: Rules, state: dict[str, Any]) -> Rules:
         flax.serialization.from_state_dict(regularizer, state[name], name=name)
         for name, regularizer in zip(names, rules.regularizers, strict=True)
     ]
-    children, structure = jax.tree.flatten(rules, is_leaf=lambda node: node is not rules)
-    del children
-    return jax.tree.unflatten(structure, [tuple(restored)])
+    return Rules(*zip(rules.patterns, restored, strict=True), strict=rules.strict)
 
 
 def _state_names(rules: Rules) -> list[str]:
@@ -319,7 +317,7 @@ def _state_names(rules: Rules) -> list[str]:
     return [f"{name} ({names[:i].count(name)})" if name in names[:i] else name for i, name in enumerate(names)]
 
 
-flax.serialization.register_serialization_state(  # type: ignore[no-untyped-call]
+flax.serialization.register_serialization_state(  # type: ignore[no-untyped-call]  # Flax leaves it untyped
     Rules, _to_state_dict, _from_state_dict, override=True
 )
 
@@ -335,8 +333,7 @@ def _row(met: Met, key: jax.Array | None) -> Row:
             seen = met.regularizer._seen(met.leaf)
         if isinstance(met.leaf, jax.ShapeDtypeStruct | jax.core.Tracer):
             # A key is as good as another one where there are no values.
-            shape = jax.ShapeDtypeStruct(met.leaf.shape, met.leaf.dtype)  # type: ignore[no-untyped-call]
-            jax.eval_shape(lambda leaf: met._replace(leaf=leaf).penalty(jax.random.key(0)), shape)
+            jax.eval_shape(lambda leaf: met._replace(leaf=leaf).penalty(jax.random.key(0)), met.leaf)
         elif not isinstance(value := met.penalty(key), jax.core.Tracer):
             cost = float(value)
     size = int(np.prod(met.leaf.shape))

@@ -114,6 +114,11 @@ def labelled(**rates):
     )
 
 
+def frozen(**labels):
+    """Adam for what trains, and nothing for what is frozen."""
+    return lambda rate: optax.partition({"train": optax.adam(rate), "freeze": optax.set_to_zero()}, labels)
+
+
 def times(factor):
     return lambda rate: (lambda count: factor * rate(count)) if callable(rate) else factor * rate
 
@@ -190,7 +195,7 @@ SETTINGS = {
     "Adam twice": (lambda rate: optax.chain(optax.scale_by_adam(), optax.adam(rate)), False),
     "RMSProp with a large eps": (lambda rate: optax.rmsprop(rate, eps=1.0), False),
     "Adagrad in the rate of small gradients": (lambda rate: optax.adagrad(times(0.1**0.5)(rate)), False),
-    "LAMB in the rate of the probe": (lambda rate: optax.lamb(times(1 / 3)(rate)), False),
+    "LAMB in the rate of the probe": (lambda rate: optax.lamb(times(1 / _probe.PARAMETERS[0])(rate)), False),
     "by labels, alike": (labelled(matrix=optax.adam, vector=optax.adam), True),
     "by labels, SGD for vectors": (labelled(matrix=optax.adam, vector=sgd), True),
     "by labels, another rate for others": (labelled(matrix=lambda r: sgd(times(10)(r)), vector=sgd), True),
@@ -203,25 +208,13 @@ SETTINGS = {
         False,
     ),
     "Muon": (contrib.muon, True),
-    "frozen by a partition": (
-        lambda rate: optax.partition(
-            {"train": optax.adam(rate), "freeze": optax.set_to_zero()},
-            {"w": "freeze", "matrix": "train", "free": "train"},
-        ),
-        False,
-    ),
+    "frozen by a partition": (frozen(w="freeze", matrix="train", free="train"), False),
     "frozen": (
         lambda rate: optax.chain(optax.adam(rate), optax.freeze({"w": True, "matrix": False, "free": False})),
         False,
     ),
     "masked": (lambda rate: optax.masked(optax.adam(rate), {"w": False, "matrix": True, "free": True}), False),
-    "others frozen": (
-        lambda rate: optax.partition(
-            {"train": optax.adam(rate), "freeze": optax.set_to_zero()},
-            {"w": "train", "matrix": "freeze", "free": "train"},
-        ),
-        True,
-    ),
+    "others frozen": (frozen(w="train", matrix="freeze", free="train"), True),
     "SGD, smoothed": (
         lambda rate: optax.chain(mapped(lambda g: (g + jnp.roll(g, 1, 0)) / 2), sgd(rate)),
         False,

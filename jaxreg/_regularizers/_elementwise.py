@@ -1,6 +1,6 @@
 """Regularizers that are sums over single weights."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
@@ -106,7 +106,7 @@ class L1L2(Shipped):
     l2: Any = number(0.0, unset=0.0, kw_only=False)
 
     _penalty, _prox, has_metric_prox, _is_elastic_net = penalties.l1_l2, prox.l1_l2, True, True
-    _named_defaults = {"l1": 0.01, "l2": 0.01}  # noqa: RUF012
+    _named_defaults: ClassVar[dict[str, float]] = {"l1": 0.01, "l2": 0.01}
 
     def _elastic_net(self) -> tuple[Any, Any]:
         return self.l1, self.l2

@@ -67,12 +67,10 @@ def _shrunk(x: jax.Array, step: jax.Array, axes: tuple[int, ...]) -> jax.Array:
         return jnp.where(dead, jnp.zeros_like(x), x * (1 - cut))
     # In units of the group's magnitude, so that no square of a small norm is divided by.
     unit, _ = norms(lax.stop_gradient(x), axes)
-    small, step = x * (1 / unit), jnp.minimum(step * (1 / unit), 1e30)
-    size = _norm_after(small, step, axes)
+    step = jnp.minimum(step * (1 / unit), 1e30)
+    size = _norm_after(x * (1 / unit), step, axes)
     below = size + step
-    moved = unit * (small * (size / jnp.where(below > 0, below, jnp.ones_like(below))))
-    is_kept = step + jnp.zeros_like(x) == 0  # with the sharding of x
-    return jnp.where(is_kept, x, moved)  # to the bit
+    return x * (size / jnp.where(below > 0, below, jnp.ones_like(below)))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
