@@ -1,14 +1,30 @@
-"""Means over the Gram matrix of unit rows: |cosines| without the matrix, and squared cosines from the smaller matrix.
+"""Sums over the Gram matrix of vectors, without the matrix where it is large.
 
-With the units U (n × d) and G = UUᵀ, the sum P = Σ_{i≠j} |G_ij| is ⟨U, SU⟩ and has the gradient 2SU, where S = sign(G)
-off the diagonal. So a tile of G is made, its signs are multiplied by U, and it is dropped; and since G is symmetric,
-the tile (i, j) serves the rows of both of its blocks. The tiles i ≤ j take n²d FLOPs and their two products 2n²d,
-together 3n²d where autodiff through the matrix takes 6n²d, in memory O(nd + tile²) where it takes O(n²).
+The vectors lie along one axis of a matrix, and their components along the other: they are the rows or the columns, and
+are never transposed. With the unit vectors u_i, the cosines c_ij = ⟨u_i, u_j⟩ and an even function φ, such as |·|, the
+sum Σ_{i≠j} φ(c_ij) has the gradient 2 Σ_j φ'(c_ij) u_j with respect to u_i. So cosines are made, φ' of them is
+multiplied by the vectors, and they are dropped. Both are computed in one pass.
+
+Up to some number of vectors the pass is dense. It computes the products ⟨x_i, x_j⟩ of the vectors as they are, divides
+these by the lengths, and never makes a copy of unit length. It takes 4n²d FLOPs. Above, it takes the symmetry: cosines
+of two blocks of vectors serve both. With an odd number of blocks, here 5, each one meets the next half of the others:
+
+            0   1   2   3   4          · the block itself, whose cosines are symmetric: two products
+        0   ·   ■   ■                  ■ one panel, as wide as half of the vectors: three products,
+        1       ·   ■   ■                the cosines C, φ'(C) times the panel, and its transpose times the block
+        2           ·   ■   ■
+        3   ■           ·   ■          The rows end where they began, so the first two blocks are repeated at the end.
+        4   ■   ■           ·
+
+These are P panels, and (3 + 1/P)n²d FLOPs where autodiff through the matrix takes 6n²d. Where memory is dear, a panel
+is one block wide, and there are P²/2 of them. `_plans.py` chooses by the platform.
 """
 
+import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,55 +32,373 @@ import numpy as np
 from jax import lax
 
 from jaxreg._checks import describe
-from jaxreg._numerics import magnitude, sum_of, unit_rows
+from jaxreg._matrix import Matrices
+from jaxreg._numerics import accumulation_dtype, largest, magnitude, scale_near_one, squares_near_one, sum_of
+from jaxreg._plans import UNROLLED, Plan, Precision, Scaling, by_platform
 
-Precision = lax.PrecisionLike
+Pass = tuple[jax.Array, Any]  # the value, and the gradient, or None where it is not asked for
 
-# Measured by examples/benchmarks/gram.py on 2 cores. Up to DENSE rows, one tile of all of them takes 4n²d FLOPs, is as
-# fast as several tiles, and compiles sooner. Above, smaller tiles lose time between products, and larger ones leave the
-# cache.
-DENSE = 1024
-TILE = 512
+EPSILON = 1e-7  # Keras's least norm of a vector
+
+ONE_BY_ONE = 512  # matrices of a batch with more vectors than this do not go together
 
 
-@functools.partial(jax.jit, static_argnames=("precision", "tile"))
-def mean_absolute_cosine(x: jax.Array, *, precision: Precision = None, tile: int | None = None) -> jax.Array:
-    """Returns the mean of |cos(x_i, x_j)| over the pairs i ≠ j of rows of one matrix, and 0 for fewer than two rows.
+class Element(NamedTuple):
+    """An even function φ of a cosine with φ(0) = 0, and its derivative.
+
+    Where φ(tc) = t^degree φ(c), the degree saves a pass over the cosines: Σφ(c) is then Σφ'(c)c / degree.
+    """
+
+    value: Callable[[jax.Array], jax.Array]
+    slope: Callable[[jax.Array], jax.Array]
+    degree: float | None = None
+
+
+def _sign(x: jax.Array) -> jax.Array:
+    return lax.stop_gradient(jnp.sign(x))
+
+
+ABSOLUTE = Element(jnp.abs, _sign, 1)
+SQUARE = Element(jnp.square, lambda c: 2 * c, 2)
+
+
+@functools.partial(jax.jit, static_argnames=("axis", "element", "precision", "plan"))
+def mean_over_pairs(
+    x: jax.Array, axis: int, element: Element, *, precision: Precision = None, plan: Plan | None = None
+) -> jax.Array:
+    """Returns the mean of φ(cos(x_i, x_j)) over the pairs i ≠ j of vectors along `axis`, and 0 for fewer than two.
 
     It is under `jax.jit` already, so that kernels of one shape are traced once.
     """
-    n, _ = x.shape
-    if n < 2:
-        return jnp.zeros((), x.dtype)
-    return pair_sum(x, precision, tile or (n if n <= DENSE else TILE)) / float(n * (n - 1))
+    if x.shape[axis] < 2:
+        return jnp.zeros((), accumulation_dtype(x.dtype))
+    return _mean_over_cosines(x, axis, element, precision, plan)
 
 
-def mean_squared_cosine(x: jax.Array, *, precision: Precision = None) -> jax.Array:
-    """Returns the mean of cos²(x_i, x_j) over the pairs i ≠ j of rows of one matrix, minus its least possible value.
+@functools.partial(jax.jit, static_argnames=("axis", "precision", "plan"))
+def frame_excess(x: jax.Array, axis: int, *, precision: Precision = None, plan: Plan | None = None) -> jax.Array:
+    """Returns the mean of cos²(x_i, x_j) over the pairs i ≠ j of vectors along `axis`, minus its least possible value.
 
-    With C = UᵀU, that is ‖C − (n/d)I‖²/(n(n−1)) on the smaller side. No large sums are subtracted.
+    For n ≤ d vectors the least is 0. For n > d, with C = UᵀU, the difference is ‖C − (n/d)I‖²/(n(n−1)): a sum over the
+    pairs of components, which are fewer. No large sums are subtracted.
     """
-    n, d = x.shape
-    if n < 2 or d == 0:
-        return jnp.zeros((), x.dtype)
-    units = unit_rows(x).units
-    if n <= d:
-        gram = jnp.matmul(units, units.T, precision=precision)
-        deviation = jnp.where(jnp.eye(n, dtype=bool), jnp.zeros_like(gram), gram)
+    n, d = x.shape[axis], x.shape[1 - axis]
+    if n <= d or n < 2 or d == 0:
+        return mean_over_pairs(x, axis, SQUARE, precision=precision, plan=plan)
+    units = unit_vectors(x, axis)
+    apart = gram_sum(units, 1 - axis, SQUARE, precision, plan)
+    return (apart + sum_of(jnp.square(sum_of(jnp.square(units), axis) - n / d))) / float(n * (n - 1))
+
+
+def pair_sum_reference(x: jax.Array, axis: int = 0, element: Element = ABSOLUTE) -> jax.Array:
+    """Returns Σ_{i≠j} φ(cos(x_i, x_j)), written as the formula reads."""
+    units = unit_vectors(x if axis == 0 else x.T, 0)
+    gram = jnp.matmul(units, units.T, precision=lax.Precision.HIGHEST)
+    value = magnitude if element is ABSOLUTE else element.value
+    return sum_of(jnp.where(jnp.eye(len(units), dtype=bool), jnp.zeros_like(gram), value(gram)))
+
+
+def all_cosines(x: jax.Array, axis: int) -> jax.Array:
+    """Returns the n × n cosines between the vectors along `axis`, in float32 on every platform."""
+    units = unit_vectors(x, axis)
+    components = ((1 - axis,), (1 - axis,))
+    return lax.dot_general(units, units, (components, ((), ())), precision=lax.Precision.HIGHEST)
+
+
+def largest_cosine(x: jax.Array, axis: int, size: int = 1024) -> jax.Array:
+    """Returns the largest |cos(x_i, x_j)| with i ≠ j, and 0 for one vector, from `size` rows of cosines at a time."""
+    n = x.shape[axis]
+    units = unit_vectors(x, axis)
+    components = ((1 - axis,), (1 - axis,))
+
+    @jax.checkpoint
+    def of_block(start: jax.Array) -> jax.Array:
+        block = lax.dynamic_slice_in_dim(units, start, min(size, n), axis)
+        cosines = lax.dot_general(block, units, (components, ((), ())), precision=lax.Precision.HIGHEST)
+        itself = start + jnp.arange(len(cosines))[:, None] == jnp.arange(n)[None, :]
+        return largest(lax.select(itself, jnp.zeros_like(cosines), magnitude(cosines)))
+
+    # The last block begins earlier, so that it ends with the last vector.
+    starts = np.minimum(np.arange(0, n, size), max(n - size, 0))
+    return largest(lax.map(of_block, starts)) if n > 1 else jnp.zeros((), units.dtype)
+
+
+class Lengths(NamedTuple):
+    """Vectors at a magnitude near 1, and what normalises them; arrays keep the axis of the components, with size 1."""
+
+    scale: jax.Array  # a power of two, so that a vector times it is exact
+    inverse: jax.Array  # 1 / max(length, epsilon) of the vector times the scale
+    is_long: jax.Array  # whether the length is above epsilon
+
+
+def lengths_from(squares: jax.Array, scale: jax.Array) -> Lengths:
+    """Returns what normalises vectors: x times `scale` times `inverse` is x / max(‖x‖, 1e-7).
+
+    A vector below that length is divided by a constant, so that the gradient of a zero vector is finite.
+    """
+    least = EPSILON * scale
+    is_long = jnp.sqrt(squares) > least
+    inverse = 1 / lax.select(is_long, jnp.sqrt(lax.select(is_long, squares, jnp.ones_like(squares))), least)
+    return Lengths(scale, inverse, is_long)
+
+
+def lengths(x: jax.Array, axis: int, scaling: Scaling = "largest") -> Lengths:
+    """Returns what normalises the vectors along `axis`. The scaling is the way to it, and changes no number."""
+    x = x.astype(accumulation_dtype(x.dtype))
+    if scaling == "sums":
+        return lengths_from(*squares_near_one(x, 1 - axis))
+    scale = scale_near_one(x, 1 - axis, by_steps=scaling == "steps")
+    return lengths_from(sum_of(jnp.square(x * scale), 1 - axis), scale)
+
+
+def unit_vectors(x: jax.Array, axis: int) -> jax.Array:
+    """Returns the vectors along `axis` over max(norm, 1e-7), finite for every finite `x`."""
+    found = lengths(x, axis)
+    return x * found.scale * found.inverse
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3, 4))
+def _mean_over_cosines(x: jax.Array, axis: int, element: Element, precision: Precision, plan: Plan | None) -> jax.Array:
+    """Returns `mean_over_pairs`. Where no gradient is asked for, only the value is computed."""
+    return by_platform(functools.partial(_of_cosines, axis, element, False), x, axis, precision, plan)[0]
+
+
+@_mean_over_cosines.defjvp
+def _mean_over_cosines_jvp(
+    axis: int,
+    element: Element,
+    precision: Precision,
+    plan: Plan | None,
+    primals: tuple[jax.Array],
+    tangents: tuple[jax.Array],
+) -> tuple[jax.Array, jax.Array]:
+    (x,), (change,) = primals, tangents
+    value, gradient = by_platform(functools.partial(_of_cosines, axis, element, True), x, axis, precision, plan)
+    return value, sum_of(gradient * change.astype(gradient.dtype))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3, 4))
+def gram_sum(x: jax.Array, axis: int, element: Element, precision: Precision, plan: Plan | None) -> jax.Array:
+    """Returns Σ_{i≠j} φ(⟨x_i, x_j⟩) over vectors along `axis`, which are not normalised."""
+    return by_platform(functools.partial(_of_products, axis, element, False), x, axis, precision, plan)[0]
+
+
+@gram_sum.defjvp
+def _gram_sum_jvp(
+    axis: int,
+    element: Element,
+    precision: Precision,
+    plan: Plan | None,
+    primals: tuple[jax.Array],
+    tangents: tuple[jax.Array],
+) -> tuple[jax.Array, jax.Array]:
+    (x,), (change,) = primals, tangents
+    one_pass = functools.partial(_of_products, axis, element, True)
+    value, gradient = by_platform(one_pass, x, axis, precision, plan)
+    return value, sum_of(gradient * change)
+
+
+def _of_products(axis: int, element: Element, graded: bool, plan: Plan, x: jax.Array) -> Pass:
+    sums, value = _Pass(axis, element, plan, graded).over_blocks(Vectors(x, None, x))
+    if sums is None:
+        return value, None
+    return (sum_of(x * sums) / element.degree if element.degree else value), 2 * sums
+
+
+def _of_cosines(axis: int, element: Element, graded: bool, plan: Plan, x: jax.Array) -> Pass:
+    wide = accumulation_dtype(x.dtype)
+    n = x.shape[axis]
+    share = 1 / (n * (n - 1))
+    if not plan.raw:
+        x = x.astype(wide)
+    one_pass = _Pass(axis, element, plan, graded)
+    along: jax.Array | None = None
+    if n <= plan.size:
+        near_one, found, sums, along, value = one_pass.dense(x)
     else:
-        deviation = jnp.matmul(units.T, units, precision=precision) - (n / d) * jnp.eye(d, dtype=x.dtype)
-    return sum_of(jnp.square(deviation)) / float(n * (n - 1))
+        found = lengths(x, axis, plan.scaling)
+        near_one = x * found.scale.astype(x.dtype)
+        units = near_one.astype(wide) * found.inverse
+        # The signs of bfloat16 vectors come from the vectors themselves, whose products are exact.
+        raw = Vectors(near_one, found.inverse.reshape(n), units.astype(x.dtype))
+        sums, value = one_pass.over_blocks(Vectors(units, None, units) if x.dtype == wide else raw)
+        along = None if sums is None else sum_of(units * sums, 1 - axis)
+    if along is None:
+        return value * share, None
+    # Through the normalisation it is (g − u⟨u, g⟩)/‖x‖, where a short vector is not normalised.
+    kept = lax.select(found.is_long, along, jnp.zeros_like(along))
+    gradient = (sums - near_one.astype(wide) * (found.inverse * kept)) * (2 * share * found.inverse * found.scale)
+    return sum_of(along * (share / element.degree)) if element.degree else value * share, gradient
 
 
-def over_batch(function: Callable[[jax.Array], jax.Array], matrices: jax.Array) -> jax.Array:
-    """Returns the sum of a function of one matrix over a batch.
+class Vectors(NamedTuple):
+    """Vectors, of which ⟨u_i, u_j⟩ is ⟨rows_i, rows_j⟩ times the factors of both, and which are added up as `units`."""
 
-    Small matrices are faster together. Matrices of several tiles are faster one by one, and take less memory.
-    """
-    if len(matrices) == 1:
-        return function(matrices[0])
-    one_by_one = matrices.shape[1] > TILE
-    return sum_of(lax.map(function, matrices) if one_by_one else jax.vmap(function)(matrices))
+    rows: jax.Array
+    factors: jax.Array | None
+    units: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pass:
+    """A pass over the pairs of vectors along `axis`: the sums Σ_j φ'(g_ij) u_j where it is `graded`, and the value."""
+
+    axis: int
+    element: Element
+    plan: Plan
+    graded: bool
+
+    def dense(self, x: jax.Array) -> tuple[jax.Array, Lengths, Any, jax.Array | None, Any]:
+        """Returns vectors near 1, their lengths, the sums, the products Σ_j φ'(c_ij) c_ij, and the value.
+
+        Vectors of unit length are made only if slopes would lose digits to their factors. Squared lengths are on the
+        diagonal of the Gram matrix.
+        """
+        wide = x.astype(accumulation_dtype(x.dtype))
+        if self.plan.scaling == "sums":
+            found = lengths(x, self.axis, "sums")
+            near_one = x * found.scale.astype(x.dtype)
+            gram = self._gram(near_one, near_one)
+        else:
+            scale = scale_near_one(wide, 1 - self.axis, by_steps=self.plan.scaling == "steps")
+            near_one = x * scale.astype(x.dtype)
+            gram = self._gram(near_one, near_one)
+            found = lengths_from(jnp.diagonal(gram).reshape(scale.shape), scale)
+        factors = found.inverse.reshape(-1)
+        cosines = _without_itself(gram * factors[:, None] * factors[None, :])
+        if not self.graded:
+            return near_one, found, None, None, sum_of(self.element.value(cosines))
+        slopes, values = self.element.slope(cosines), self.element.value(cosines)
+        # With a degree φ'(c)c is a multiple of φ(c). Kept apart, so that XLA does not read the n × n products again for
+        # the value.
+        products = self.element.degree * values if self.element.degree else slopes * cosines
+        along = _kept_apart(sum_of(products, 1).reshape(found.scale.shape))
+        value = None if self.element.degree else sum_of(values)
+        if self.plan.exact_slopes:
+            sums = self._weighted(slopes, (near_one.astype(gram.dtype) * found.inverse).astype(x.dtype))
+        else:
+            sums = self._weighted(slopes * factors[None, :], near_one)
+        return near_one, found, sums, along, value
+
+    def over_blocks(self, vectors: Vectors) -> tuple[jax.Array | None, jax.Array]:
+        """Returns the sums, and the value unless it follows from them, block by block.
+
+        Their derivative computes the Gram matrix again instead of keeping it.
+        """
+        n = vectors.rows.shape[self.axis]
+        count, rounds = self.plan.rounds(n)
+        size = -(-n // count)
+        products = jax.checkpoint(self._meet, static_argnums=2)
+        if count <= UNROLLED:
+            blocks = [self._cut(vectors, i * size, min(size, n - i * size)) for i in range(count)]
+            of_blocks, _, extras = map(list, zip(*(products(block, block, True) for block in blocks), strict=True))
+            for i, j in itertools.combinations(range(count), 2):
+                of_i, of_j, extra = products(blocks[i], blocks[j], False)
+                if self.graded:
+                    of_blocks[i], of_blocks[j] = of_blocks[i] + of_i, of_blocks[j] + of_j
+                extras.append(extra)
+            return jnp.concatenate(of_blocks, self.axis) if self.graded else None, functools.reduce(jnp.add, extras)
+
+        # Vectors of zeros fill the last block and add nothing. Panels that run over the end meet the first blocks.
+        again = (max(width for *_, width, _ in rounds) - 1) * size
+        vectors = jax.tree.map(lambda x: self._longer(x, count * size - n, again), vectors)
+
+        def meet(width: int, itself: bool, state: Any, ij: Any) -> tuple[Any, None]:
+            (sums, value), (i, j) = state, ij
+            panel = self._cut(vectors, j * size, width * size)
+            block = self._cut(panel, 0, size) if itself else self._cut(vectors, i * size, size)
+            of_block, of_panel, extra = products(block, panel, itself)
+            if of_block is not None:
+                sums = self._add(sums, i * size, of_block)
+            if of_panel is not None:
+                sums = self._add(sums, (j + int(itself)) * size, of_panel)
+            return (sums, value + extra), None
+
+        dtype = accumulation_dtype(vectors.rows.dtype)
+        state = jnp.zeros(vectors.units.shape, dtype) if self.graded else None, jnp.zeros((), dtype)
+        for first, second, width, itself in rounds:
+            # Unsigned, because JAX tests each signed index for a count from the end.
+            indices = first.astype(np.uint32), second.astype(np.uint32)
+            state, _ = lax.scan(functools.partial(meet, width, itself), state, indices)
+        sums, value = state
+        if sums is not None:
+            head, tail = self._part(sums, 0, count * size), self._part(sums, count * size)
+            sums = self._part(head + self._longer(tail, count * size - again) if again else head, 0, n)
+        return sums, value
+
+    def _meet(self, block: Vectors, panel: Vectors, itself: bool) -> tuple[Any, Any, jax.Array]:
+        """Returns what the pairs of a block with a panel add to the sums of both, and to the value.
+
+        With `itself` the panel begins with the block. The pairs within it are symmetric, and add to the block alone.
+        """
+        gram = self._gram(block.rows, panel.rows)
+        if block.factors is not None and panel.factors is not None:
+            gram = gram * block.factors[:, None] * panel.factors[None, :]
+        if itself:
+            gram = _without_itself(gram)
+        rest = gram[:, len(gram) :] if itself else gram
+        extra = jnp.zeros((), gram.dtype)
+        if not (self.graded and self.element.degree):
+            extra = sum_of(self.element.value(gram))
+            if rest.size:
+                extra = extra + sum_of(self.element.value(rest))
+        if not self.graded:
+            return None, None, extra
+        slopes = self.element.slope(gram)
+        of_block = self._weighted(slopes, panel.units)
+        rest = slopes[:, len(gram) :] if itself else slopes
+        return of_block, self._weighted(rest, block.units, over=0) if rest.size else None, extra
+
+    # Products, contracted along the axes as they lie.
+
+    def _gram(self, a: jax.Array, b: jax.Array) -> jax.Array:
+        """Returns ⟨a_i, b_j⟩ in at least float32."""
+        return self._product(a, b, ((1 - self.axis,), (1 - self.axis,)), self.plan.cosines)
+
+    def _weighted(self, weights: jax.Array, vectors: jax.Array, over: int = 1) -> jax.Array:
+        """Returns the sums Σ_j w_ij x_j of vectors, or Σ_i w_ij x_i for `over=0`."""
+        if over == 0 and self.axis == 0 and self.plan.written_out:
+            # XLA on CPUs multiplies by a transposed matrix up to twice as slowly.
+            weights, over = _kept_apart(weights.T), 1
+        weights = weights.astype(vectors.dtype)
+        if self.axis == 0:
+            return self._product(weights, vectors, ((over,), (0,)), self.plan.sums)
+        return self._product(vectors, weights, ((1,), (over,)), self.plan.sums)
+
+    def _product(self, a: jax.Array, b: jax.Array, contracted: Any, precision: Precision) -> jax.Array:
+        dtype = accumulation_dtype(a.dtype)
+        return lax.dot_general(a, b, (contracted, ((), ())), precision=precision, preferred_element_type=dtype)
+
+    # Parts along the axis of the vectors. Their factors have no other axis.
+
+    def _cut(self, vectors: Vectors, start: Any, size: int) -> Vectors:
+        return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, size, self.axis * (x.ndim - 1)), vectors)
+
+    def _add(self, sums: jax.Array, start: Any, change: jax.Array) -> jax.Array:
+        change = lax.dynamic_slice_in_dim(sums, start, change.shape[self.axis], self.axis) + change
+        if self.plan.written_out:
+            # XLA on CPUs would fuse the sum with the update, and may copy all of `sums` for it.
+            change = _kept_apart(change)
+        return lax.dynamic_update_slice_in_dim(sums, change, start, self.axis)
+
+    def _part(self, x: jax.Array, start: int, stop: int | None = None) -> jax.Array:
+        return lax.slice_in_dim(x, start, stop, axis=self.axis * (x.ndim - 1))
+
+    def _longer(self, x: jax.Array, zeros: int, again: int = 0) -> jax.Array:
+        """Returns `x` followed by so many zeros, and then by so much of its beginning again."""
+        axis = self.axis * (x.ndim - 1)
+        padding = jnp.zeros([zeros if i == axis else size for i, size in enumerate(x.shape)], x.dtype)
+        parts = [x, *([padding] if zeros else []), *([self._part(x, 0, again)] if again else [])]
+        return jnp.concatenate(parts, axis) if len(parts) > 1 else x
+
+
+def _without_itself(gram: jax.Array) -> jax.Array:
+    """Returns products with 0 for those of a vector with itself, where the columns begin with the rows."""
+    return lax.select(jnp.eye(gram.shape[0], gram.shape[1], dtype=bool), jnp.zeros_like(gram), gram)
+
+
+def _kept_apart(x: jax.Array) -> jax.Array:
+    return lax.optimization_barrier(x)  # type: ignore[no-untyped-call]  # JAX leaves it untyped
 
 
 def check_sample(sample: Any) -> None:
@@ -74,124 +408,29 @@ def check_sample(sample: Any) -> None:
         raise ValueError(f"`sample` must be at least 2, to have a pair, got {sample}")
 
 
-def random_rows(matrices: jax.Array, sample: int, key: jax.Array) -> jax.Array:
-    """Returns `sample` distinct rows of each matrix, or all rows where there are no more."""
-    batch, n, _ = matrices.shape
+def random_vectors(matrices: Matrices, sample: int, key: jax.Array) -> Matrices:
+    """Returns `sample` distinct vectors of each matrix, or all of them where there are no more."""
+    count, n = matrices.array.shape[matrices.batch], matrices.array.shape[matrices.vectors]
     if n <= sample:
         return matrices
-    chosen = jax.vmap(lambda key: jax.random.choice(key, n, (sample,), replace=False))(jax.random.split(key, batch))
-    return jnp.take_along_axis(matrices, chosen[:, :, None], axis=1)
+
+    def of_one(matrix: jax.Array, key: jax.Array) -> jax.Array:
+        return jnp.take(matrix, jax.random.choice(key, n, (sample,), replace=False), axis=matrices.axis)
+
+    batch = matrices.batch
+    chosen = jax.vmap(of_one, in_axes=(batch, 0), out_axes=batch)(matrices.array, jax.random.split(key, count))
+    return matrices._replace(array=chosen)
 
 
-def pair_sum_reference(x: jax.Array) -> jax.Array:
-    """Returns Σ_{i≠j} |cos(x_i, x_j)|, written as the formula reads."""
-    units = unit_rows(x).units
-    gram = jnp.matmul(units, units.T, precision=lax.Precision.HIGHEST)
-    return sum_of(jnp.where(jnp.eye(len(x), dtype=bool), jnp.zeros_like(gram), magnitude(gram)))
+def over_batch(function: Callable[..., jax.Array], matrices: Matrices) -> jax.Array:
+    """Returns the sum of a function of one matrix, and of the axis of its vectors, over a batch.
 
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def pair_sum(x: jax.Array, precision: Precision, tile: int) -> jax.Array:
-    """Returns Σ_{i≠j} |cos(x_i, x_j)| over the rows of one matrix: `pair_sum_reference`, tile by tile.
-
-    The subgradient of |·| at 0 is 0. Where no gradient is asked for, only the n²d FLOPs of the value are spent.
+    Small matrices are faster together. Large ones are faster one by one, and take less memory.
     """
-    units = unit_rows(x).units
-    if len(units) <= tile:
-        return sum_of(jnp.abs(_own_cosines(units, precision)))
-    blocks = _in_blocks(units, tile)
-
-    def own(total: jax.Array, block: jax.Array) -> tuple[jax.Array, None]:
-        return total + sum_of(jnp.abs(_own_cosines(block, precision))), None
-
-    def pair(total: jax.Array, ij: Any) -> tuple[jax.Array, None]:
-        a, b = (_block(blocks, i) for i in ij)
-        return total + 2 * sum_of(jnp.abs(_cosines(a, b, precision))), None
-
-    total, _ = lax.scan(own, jnp.zeros((), units.dtype), blocks)
-    return lax.scan(pair, total, _pairs(len(blocks)))[0]
-
-
-@pair_sum.defjvp
-def _pair_sum_jvp(
-    precision: Precision, tile: int, primals: tuple[jax.Array], tangents: tuple[jax.Array]
-) -> tuple[jax.Array, jax.Array]:
-    (x,), (change,) = primals, tangents
-    rows = unit_rows(x)
-    gradient, products = rows.pull_back(_signed_sums(rows.units, precision, tile))
-    return sum_of(products), 2 * sum_of(gradient * change)
-
-
-def _signed_sums(units: jax.Array, precision: Precision, tile: int) -> jax.Array:
-    """Returns SU. Its derivative computes the tiles again instead of keeping them."""
-    if len(units) <= tile:
-        return _own_products(units, precision)
-    blocks = _in_blocks(units, tile)
-    count, size, d = blocks.shape
-
-    def add(sums: jax.Array, i: Any, change: jax.Array) -> jax.Array:
-        # Without the barrier, XLA on CPUs fuses the sum with the update and may copy all of `sums` for it;
-        # it does so with the barrier too where `sums` is in blocks.
-        rows = lax.dynamic_slice_in_dim(sums, i * size, size) + change
-        rows = lax.optimization_barrier(rows)  # type: ignore[no-untyped-call]  # JAX leaves it untyped
-        return lax.dynamic_update_slice_in_dim(sums, rows, i * size, 0)
-
-    @jax.checkpoint
-    def own(block: jax.Array) -> jax.Array:
-        return _own_products(block, precision)
-
-    @jax.checkpoint
-    def pair(sums: jax.Array, ij: Any) -> tuple[jax.Array, None]:
-        i, j = ij
-        first, second = signed_products(_block(blocks, i), _block(blocks, j), precision)
-        return add(add(sums, i, first), j, second), None
-
-    # Together they compile sooner than a loop, and their n × size cosines take no more memory than the rows.
-    sums = jax.vmap(own)(blocks) if size <= d else lax.map(own, blocks)
-    sums, _ = lax.scan(pair, sums.reshape(count * size, d), _pairs(count))
-    return sums[: len(units)]
-
-
-def _own_products(a: jax.Array, precision: Precision) -> jax.Array:
-    """Returns the rows that a block adds to SU by the pairs within it."""
-    return jnp.matmul(_signs(_own_cosines(a, precision)), a, precision=precision)
-
-
-def signed_products(a: jax.Array, b: jax.Array, precision: Precision) -> tuple[jax.Array, jax.Array]:
-    """Returns the rows that two blocks add to SU by the pairs between them, for the first block and for the second."""
-    signs = _signs(_cosines(a, b, precision))
-    # Written out, because XLA on CPUs multiplies by a transposed matrix up to twice as slowly.
-    transposed = lax.optimization_barrier(signs.T)  # type: ignore[no-untyped-call]  # JAX leaves it untyped
-    return jnp.matmul(signs, b, precision=precision), jnp.matmul(transposed, a, precision=precision)
-
-
-def _cosines(a: jax.Array, b: jax.Array, precision: Precision) -> jax.Array:
-    return lax.dot_general(a, b, (((1,), (1,)), ((), ())), precision=precision)
-
-
-def _own_cosines(a: jax.Array, precision: Precision) -> jax.Array:
-    """Returns the cosines within a block, with 0 for those of a row with itself."""
-    cosines = _cosines(a, a, precision)
-    return lax.select(jnp.eye(len(a), dtype=bool), jnp.zeros_like(cosines), cosines)
-
-
-def _signs(cosines: jax.Array) -> jax.Array:
-    return lax.stop_gradient(jnp.sign(cosines))
-
-
-def _in_blocks(units: jax.Array, tile: int) -> jax.Array:
-    """Returns the rows in blocks of one size, at most `tile`. Rows of zeros fill the last block and add nothing."""
-    n, d = units.shape
-    count = -(-n // tile)
-    size = -(-n // count)
-    return jnp.pad(units, ((0, count * size - n), (0, 0))).reshape(count, size, d)
-
-
-def _block(blocks: jax.Array, i: Any) -> jax.Array:
-    return lax.dynamic_index_in_dim(blocks, i, keepdims=False)
-
-
-def _pairs(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the pairs of blocks i < j, unsigned, because JAX tests each signed index for a count from the end."""
-    first, second = np.triu_indices(count, 1)
-    return first.astype(np.uint32), second.astype(np.uint32)
+    x, batch = matrices.array, matrices.batch
+    one = functools.partial(function, axis=matrices.axis)
+    if x.shape[batch] == 1:
+        return one(jnp.squeeze(x, batch))
+    if x.shape[matrices.vectors] > ONE_BY_ONE:
+        return sum_of(lax.map(one, jnp.moveaxis(x, batch, 0)))
+    return sum_of(jax.vmap(one, in_axes=batch)(x))

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -86,6 +86,38 @@ def as_matrices(x: jax.Array, *, out_axis: Axes, batch_axis: Axes) -> jax.Array:
     return x.transpose(order).reshape(sizes)
 
 
+class Matrices(NamedTuple):
+    """An array of rank 3 with the places of two of its axes: which counts matrices, and which counts their vectors."""
+
+    array: jax.Array
+    batch: int
+    vectors: int
+
+    @property
+    def axis(self) -> int:
+        """The place of the vectors in one of the matrices."""
+        return self.vectors - (self.vectors > self.batch)
+
+
+def as_vectors(x: jax.Array, *, mode: Mode, out_axis: Axes, batch_axis: Axes) -> Matrices:
+    """Returns the rows or columns of `x` as vectors along whichever axis they lie.
+
+    Axes that lie side by side become one, which moves no data. Axes of one kind that lie apart are brought together,
+    behind the others or between them as the last of each kind lies.
+    """
+    check_whole(x)
+    batch, rows, columns = _kinds_of_axes(x, out_axis, batch_axis)
+    vectors, components = (rows, columns) if mode == "rows" else (columns, rows)
+    kinds = sorted((kind for kind in (batch, vectors, components) if kind), key=max)
+    order = [axis for kind in kinds for axis in kind]
+    sizes = [math.prod(x.shape[axis] for axis in kind) for kind in kinds]
+    if order != sorted(order):
+        x = x.transpose(order)
+    if not batch:
+        return Matrices(x.reshape(1, *sizes), 0, 1 + kinds.index(vectors))
+    return Matrices(x.reshape(sizes), kinds.index(batch), kinds.index(vectors))
+
+
 def on_matrices(
     function: Callable[[jax.Array], jax.Array], x: jax.Array, *, out_axis: Axes, batch_axis: Axes
 ) -> jax.Array:
@@ -98,6 +130,12 @@ def on_matrices(
 
 def _matrix_axes(x: jax.Array, out_axis: Axes, batch_axis: Axes) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Returns the axes of `x` in the order batch, rows, columns, and the sizes of these three."""
+    kinds = _kinds_of_axes(x, out_axis, batch_axis)
+    return sum(kinds, ()), tuple(math.prod(x.shape[axis] for axis in axes) for axes in kinds)
+
+
+def _kinds_of_axes(x: jax.Array, out_axis: Axes, batch_axis: Axes) -> tuple[tuple[int, ...], ...]:
+    """Returns the axes of `x` that count matrices, those of the rows and those of the columns."""
     if x.ndim < 2:
         raise ValueError(
             f"`x` must have rank >= 2 to be seen as a matrix, got {describe(x)}; "
@@ -113,5 +151,4 @@ def _matrix_axes(x: jax.Array, out_axis: Axes, batch_axis: Axes) -> tuple[tuple[
         raise ValueError(
             f"`out_axis` {out_axis} and `batch_axis` {batch_axis} leave no axis of {describe(x)} for the rows"
         )
-    sizes = tuple(math.prod(x.shape[axis] for axis in axes) for axes in (batch, rows, columns))
-    return batch + rows + columns, sizes
+    return batch, rows, columns

@@ -25,6 +25,12 @@ def accumulation_dtype(*dtypes: Any) -> np.dtype:
 
 def as_wide(x: ArrayLike) -> jax.Array:
     """Returns `x` as an array of its accumulation dtype. Its gradient comes back in the dtype of `x`."""
+    x = as_floats(x)
+    return x.astype(accumulation_dtype(x.dtype))
+
+
+def as_floats(x: ArrayLike) -> jax.Array:
+    """Returns `x` as an array of real floating-point numbers, in its own dtype."""
     try:
         x = jnp.asarray(x)
     except (TypeError, ValueError) as error:
@@ -35,7 +41,7 @@ def as_wide(x: ArrayLike) -> jax.Array:
         raise TypeError(f"`x` must be a real floating-point array, got {describe(x)}{hint}") from error
     if not is_float_array(x):
         raise TypeError(f"`x` must be a real floating-point array, got {describe(x)}")
-    return x.astype(accumulation_dtype(x.dtype))
+    return x
 
 
 def in_dtype_of(x: ArrayLike, result: jax.Array) -> jax.Array:
@@ -126,13 +132,80 @@ def near_one(x: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array, jax.Array]
     return x * reciprocal, factor, reciprocal
 
 
-def norms(x: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array]:
-    """Returns ‖x‖ over `axes`, which are kept with size 1, as two factors: a constant of its magnitude, and the rest.
+class _Scales(NamedTuple):
+    """Powers of two that bring small and large numbers near 1, and the bounds between which a norm needs neither."""
 
-    No square overflows then, and no quotient by the norm does. The gradient at a zero vector is 0.
+    up: float
+    down: float
+    least: float
+    most: float
+
+
+def _scales(dtype: Any) -> _Scales:
+    exponent = int(np.finfo(dtype).maxexp)
+    far, bound = 2.0 ** round(0.7 * exponent), 2.0 ** round(0.3125 * exponent)
+    return _Scales(far, 1 / far, 1 / bound, bound)
+
+
+def scale_near_one(x: jax.Array, axes: Axes, by_steps: bool = False) -> jax.Array:
+    """Returns a constant power of two, such that no sum of squares of x·scale over `axes` overflows or vanishes.
+
+    It is that of the largest magnitude. With `by_steps` it is found as the least scale of a number, which is the same.
     """
-    x, factor, _ = near_one(x, axes)
-    return factor, root(sum_of(jnp.square(x), axes))
+    scales, size = _scales(x.dtype), jnp.abs(jax.lax.stop_gradient(x))
+
+    def scale(size: jax.Array) -> jax.Array:
+        or_down = jnp.where(size < scales.most, jnp.ones_like(size), scales.down)
+        return jnp.where(size < scales.least, scales.up, or_down)
+
+    return -largest(-scale(size), axes, least=-scales.up) if by_steps else scale(largest(size, axes))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def squares_near_one(x: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array]:
+    """Returns Σ(x·scale)² over `axes`, which are kept with size 1, and the scale, as `scale_near_one` has it.
+
+    The sums at all three scales are taken, which some compilers do in one pass. The gradient is 2·scale²·x.
+    """
+    scales = _scales(x.dtype)
+    plain, up, down = (sum_of(jnp.square(x * scale), axes) for scale in (1.0, scales.up, scales.down))
+    is_small, is_large = plain < scales.least**2, ~(plain < scales.most**2)  # a NaN is large, so it shows
+    squares = jnp.where(is_small, up, jnp.where(is_large, down, plain))
+    return squares, jnp.where(is_small, scales.up, jnp.where(is_large, scales.down, jnp.ones_like(plain)))
+
+
+@squares_near_one.defjvp
+def _squares_near_one_jvp(
+    axes: Axes, primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    (x,), (dx,) = primals, tangents
+    squares, scale = squares_near_one(x, axes)
+    change = 2 * sum_of((x * scale) * (dx * scale), axes)
+    return (squares, scale), (change, jnp.zeros_like(scale))
+
+
+def norms(x: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array]:
+    """Returns ‖x‖ over `axes`, which are kept with size 1, as two factors: a constant near its magnitude, and the rest.
+
+    No square overflows then, and no quotient by the norm does. The gradient at a zero vector is 0. On CPUs, where each
+    sum is a pass over `x`, the constant is 1 if that does for all vectors, which takes one pass in place of two.
+    """
+
+    def near() -> tuple[jax.Array, jax.Array]:
+        rows, factor, _ = near_one(x, axes)
+        return factor, root(sum_of(jnp.square(rows), axes))
+
+    if jax.default_backend() != "cpu":
+        return near()
+    squares, is_usual = plain_squares(x, axes)
+    return jax.lax.cond(jnp.all(is_usual), lambda: (jnp.ones_like(squares), jnp.sqrt(squares)), near)
+
+
+def plain_squares(x: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array]:
+    """Returns Σx² over `axes`, which are kept with size 1, and where it is far from overflow and from vanishing."""
+    check_whole(x)
+    squares, most = sum_of(jnp.square(x), axes), float(np.finfo(x.dtype).max) ** 0.6
+    return squares, (squares > 1 / most) & (squares < most)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -149,34 +222,3 @@ def _norm_jvp(axes: Axes, primals: tuple[jax.Array], tangents: tuple[jax.Array])
     rest = root(sum_of(jnp.square(scaled_x), axes))
     direction = scaled_x / jnp.where(rest == 0, jnp.ones_like(rest), rest)
     return factor * rest, sum_of(direction * dx, axes)
-
-
-class UnitRows(NamedTuple):
-    """Rows over max(norm, epsilon), and what `pull_back` needs: the reciprocal norms in two factors, and a mask."""
-
-    units: jax.Array
-    inverse: jax.Array
-    reciprocal: jax.Array
-    is_long: jax.Array
-
-    def pull_back(self, cotangents: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns the cotangents of the rows from those of the units, (g − u⟨u, g⟩)/norm, and the products ⟨u, g⟩."""
-        products = sum_of(self.units * cotangents, -1)
-        along = self.units * jax.lax.select(self.is_long, products, jnp.zeros_like(products))
-        return (cotangents - along) * self.inverse * self.reciprocal, products
-
-
-def unit_rows(x: jax.Array, epsilon: float = 1e-7) -> UnitRows:
-    """Returns the last axis of `x` over max(norm, epsilon), finite for every finite `x`.
-
-    A row is brought to magnitude 1 before it is squared, so that no square overflows. The result does not depend on
-    that factor, which is why its gradient may be stopped. A row whose norm is below `epsilon` is divided by `epsilon`.
-    Its gradient is the plain one, so that of a zero row is finite.
-    """
-    rows, _, reciprocal = near_one(x, -1)
-    squares = sum_of(jnp.square(rows), -1)
-    least = epsilon * reciprocal
-    is_long = jnp.sqrt(squares) > least
-    lengths = jnp.sqrt(jax.lax.select(is_long, squares, jnp.ones_like(squares)))
-    inverse = 1 / jax.lax.select(is_long, lengths, least)
-    return UnitRows(rows * inverse, inverse, reciprocal, is_long)

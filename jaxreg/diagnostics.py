@@ -1,5 +1,6 @@
 """Numbers about weights: the angles between the rows or columns of a kernel, and the weights that are exactly zero."""
 
+import functools
 from typing import Any
 
 import jax
@@ -9,9 +10,10 @@ from jax.typing import ArrayLike
 from rich.table import Table
 
 from jaxreg._checks import check_whole, describe, is_float_array
-from jaxreg._matrix import Axes, Mode, as_matrices, check_mode, checked_axes, positive_axes, within_groups
+from jaxreg._gram import all_cosines, largest_cosine
+from jaxreg._matrix import Axes, Matrices, Mode, as_vectors, check_mode, checked_axes, positive_axes, within_groups
 from jaxreg._names import public
-from jaxreg._numerics import as_wide, unit_rows
+from jaxreg._numerics import as_wide, largest
 from jaxreg._paths import check_no_optimizer_state, leaves_with_paths, replace_leaves
 from jaxreg._tables import Tables, add_row, table
 
@@ -39,10 +41,8 @@ def cosines(x: ArrayLike, *, mode: Mode = "rows", out_axis: Axes = -1, batch_axi
     Array([[1., 0.],
            [0., 1.]], dtype=float32)
     """
-    check_mode(mode)
-    matrices = as_matrices(as_wide(x), out_axis=out_axis, batch_axis=batch_axis)
-    units = unit_rows(matrices if mode == "rows" else matrices.swapaxes(-1, -2)).units
-    grams = jnp.matmul(units, units.swapaxes(-1, -2), precision=jax.lax.Precision.HIGHEST)
+    vectors = _vectors(x, mode, out_axis, batch_axis)
+    grams = jax.vmap(functools.partial(all_cosines, axis=vectors.axis), in_axes=vectors.batch)(vectors.array)
     return grams[0] if isinstance(batch_axis, tuple | list) and not batch_axis else grams
 
 
@@ -51,7 +51,8 @@ def mutual_coherence(x: ArrayLike, *, mode: Mode = "rows", out_axis: Axes = -1, 
     """Returns the largest |cosine| between two distinct rows (or columns), max_{i≠j} |cos(x_i, x_j)|, over all
     matrices.
 
-    For n vectors in d dimensions it is at least √((n−d)/(d(n−1))). A single vector has the coherence 0.
+    For n vectors in d dimensions it is at least √((n−d)/(d(n−1))). A single vector has the coherence 0. Of more than
+    1024 vectors, the cosines are made 1024 rows at a time.
 
     Arguments, shapes and errors are those of `cosines`. The result is a scalar in at least float32.
 
@@ -60,9 +61,14 @@ def mutual_coherence(x: ArrayLike, *, mode: Mode = "rows", out_axis: Axes = -1, 
 
     Source: Welch, Lower bounds on the maximum cross correlation of signals, 1974.
     """
-    between = cosines(x, mode=mode, out_axis=out_axis, batch_axis=batch_axis)
-    own = jnp.broadcast_to(jnp.eye(between.shape[-1], dtype=bool), between.shape)
-    return jnp.max(jnp.where(own, 0.0, jnp.abs(between)), initial=0.0)
+    vectors = _vectors(x, mode, out_axis, batch_axis)
+    one_by_one = jnp.moveaxis(vectors.array, vectors.batch, 0)
+    return largest(jax.lax.map(functools.partial(largest_cosine, axis=vectors.axis), one_by_one))
+
+
+def _vectors(x: ArrayLike, mode: Mode, out_axis: Axes, batch_axis: Axes) -> Matrices:
+    check_mode(mode)
+    return as_vectors(as_wide(x), mode=mode, out_axis=out_axis, batch_axis=batch_axis)
 
 
 @public

@@ -19,8 +19,9 @@ import references as ref
 
 import jaxreg
 from jaxreg import penalties, prox
-from jaxreg._gram import mean_absolute_cosine
+from jaxreg._gram import ABSOLUTE, mean_over_pairs
 from jaxreg._numerics import as_wide
+from jaxreg._plans import Plan
 
 
 class Cube(jaxreg.Regularizer):
@@ -211,16 +212,24 @@ def fisher_of(shape):
     return (0.2 + np.sin(np.arange(np.prod(shape, dtype=int)) * 0.7) ** 2).reshape(shape).astype(np.float32)
 
 
-def tiles(x, *, rows, columns, batch, mode, tile):
-    """The kernel with tiles of a few rows, so that a small matrix has many, the last one ragged."""
+# The ways through a Gram matrix, with so few vectors in a block that a small matrix has many, and all at once.
+PLANS = {
+    "blocks": Plan(1, written_out=True),
+    "panels": Plan(1, wide=True, scaling="sums", raw=True),
+    "dense": Plan(9, scaling="steps"),
+}
+
+
+def planned(x, *, rows, columns, batch, mode, plan):
+    """The mean |cosine| by one of these plans."""
     x = as_wide(x)
     sizes = [int(np.prod([x.shape[axis] for axis in axes])) for axes in (batch, rows, columns)]
     seen = jnp.transpose(x, (*batch, *rows, *columns)).reshape(sizes)
-    seen = seen if mode == "rows" else jnp.swapaxes(seen, 1, 2)
-    return jnp.sum(jax.vmap(functools.partial(mean_absolute_cosine, tile=tile))(seen))
+    one = functools.partial(mean_over_pairs, axis=int(mode == "columns"), element=ABSOLUTE, plan=PLANS[plan])
+    return jnp.sum(jax.vmap(one)(seen))
 
 
-def tiled(shape, rows, columns, batch=()):
+def in_order(shape, rows, columns, batch=()):
     view = {"rows": rows, "columns": columns, "batch": batch}
     return Layout(shape, view, view)
 
@@ -462,12 +471,12 @@ CASES = (
         **COSINES,
     ),
     Case(
-        tiles,
+        planned,
         None,
         None,
-        options={"mode": ("rows", "columns"), "tile": (2, 3)},
-        layouts=(tiled((5, 3), (0,), (1,)), tiled((4, 2, 7), (0,), (2,), (1,))),
-        **(COSINES | {"reference": lambda points, tile, **options: ref.cosines(points, **options)}),
+        options={"mode": ("rows", "columns"), "plan": tuple(PLANS)},
+        layouts=(in_order((5, 3), (0,), (1,)), in_order((4, 2, 7), (0,), (2,), (1,))),
+        **(COSINES | {"reference": lambda points, plan, **options: ref.cosines(points, **options)}),
     ),
     Case(
         penalties.frame_potential,

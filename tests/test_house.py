@@ -27,7 +27,7 @@ PACKAGE = ROOT / "jaxreg"
 # after its modules.
 FLOORS = (
     ("_names", "_checks", "_numerics", "_pytree", "_matrix", "_paths", "_tables"),
-    ("_gram", "_singular"),
+    ("_plans", "_gram", "_singular"),
     ("penalties._elementwise", "penalties._groups", "penalties._norms", "penalties._orthogonality", "penalties"),
     ("prox._elementwise", "prox._groups", "prox._norms", "prox"),
     ("_config", "_base", "_regularizers._shipped"),

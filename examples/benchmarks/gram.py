@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from jaxreg import OrthogonalRegularizer as Orthogonal
 from jaxreg import Rules, penalties
-from jaxreg._numerics import unit_rows
+from jaxreg._gram import unit_vectors
 
 SMALL = [(8, 8), (32, 32), (128, 128), (256, 256), (512, 512), (768, 768), (1024, 1024), (2048, 2048)]
 LARGE = [(4096, 1024), (8192, 256), (16384, 128)]
@@ -162,7 +162,7 @@ def tabulate_agreement(n: int, d: int, matrices: int) -> Table:
     for seed in tqdm(range(matrices), desc="matrices", leave=False):
         x = jax.random.normal(jax.random.key(seed), (n, d))
         value, gradient = program(x)
-        units = unit_rows(x).units
+        units = unit_vectors(x, 0)
         expected, *slopes = reference(np.asarray(x), np.sign(np.asarray(units @ units.T)))
         of_slopes = [np.linalg.norm(gradient - slope) / np.linalg.norm(slope) for slope in slopes]
         errors.append([abs(float(value) - expected) / expected, *of_slopes])

@@ -5,17 +5,11 @@ import functools
 import jax
 from jax.typing import ArrayLike
 
-from jaxreg._gram import (
-    Precision,
-    check_sample,
-    mean_absolute_cosine,
-    mean_squared_cosine,
-    over_batch,
-    random_rows,
-)
-from jaxreg._matrix import Axes, Mode, as_matrices, check_mode
+from jaxreg._gram import ABSOLUTE, check_sample, frame_excess, mean_over_pairs, over_batch, random_vectors
+from jaxreg._matrix import Axes, Matrices, Mode, as_vectors, check_mode
 from jaxreg._names import public
-from jaxreg._numerics import as_wide
+from jaxreg._numerics import as_floats
+from jaxreg._plans import Precision, check_precision
 
 
 @public
@@ -38,12 +32,12 @@ def orthogonal(
     0.7071
     """
     check_sample(sample)
-    matrices = _vectors(x, mode, out_axis, batch_axis)
+    matrices = _vectors(x, mode, out_axis, batch_axis, precision)
     if sample is not None:
         if key is None:
             raise ValueError(f"`key` must be given where `sample` is, got None for sample={sample}")
-        matrices = random_rows(matrices, sample, key)
-    return over_batch(functools.partial(mean_absolute_cosine, precision=precision), matrices)
+        matrices = random_vectors(matrices, sample, key)
+    return over_batch(functools.partial(mean_over_pairs, element=ABSOLUTE, precision=precision), matrices)
 
 
 @public
@@ -63,12 +57,12 @@ def frame_potential(
     >>> print(f"{jaxreg.penalties.frame_potential(jnp.ones((3, 2))):.4f}")
     0.7500
     """
-    matrices = _vectors(x, mode, out_axis, batch_axis)
-    return over_batch(functools.partial(mean_squared_cosine, precision=precision), matrices)
+    matrices = _vectors(x, mode, out_axis, batch_axis, precision)
+    return over_batch(functools.partial(frame_excess, precision=precision), matrices)
 
 
-def _vectors(x: ArrayLike, mode: Mode, out_axis: Axes, batch_axis: Axes) -> jax.Array:
-    """Returns the matrices of a kernel, with the vectors that are compared in their rows."""
+def _vectors(x: ArrayLike, mode: Mode, out_axis: Axes, batch_axis: Axes, precision: Precision) -> Matrices:
+    """Returns the vectors of a kernel that are compared, in its own dtype."""
     check_mode(mode)
-    matrices = as_matrices(as_wide(x), out_axis=out_axis, batch_axis=batch_axis)
-    return matrices if mode == "rows" else matrices.swapaxes(-1, -2)
+    check_precision(precision)
+    return as_vectors(as_floats(x), mode=mode, out_axis=out_axis, batch_axis=batch_axis)
