@@ -179,15 +179,22 @@ def proximal(
         met = rules.met_leaves(list(zip(paths, leaves, strict=True)))
         penalized = {places[m.path]: m for m in met if m.regularizer is not None}
 
-        changed = {}
+        changed: dict[int, jax.Array] = {}
+        penalties: list[jax.Array] = []
         if penalized:
             rate = at_count(learning_rate, state.count, name="learning_rate")
             furthest = None if cap is None else times_strength(rate, cap, name="cap")
             weight = weigh(inner_state)
+            turn: jax.Array | bool = True
             for i, m in penalized.items():
+                if track:
+                    penalties.append(m.penalty(used_key))
+                    turn &= _once(m, penalties[-1])
                 if not pairs.is_frozen(i):
-                    changed[i] = _proxed_update(m, jnp.asarray(pairs.updates[i]), rate, weight, furthest)
-        tracked = add_up(m.penalty(used_key) for m in penalized.values()).astype(jnp.float32) if track else None
+                    update = _in_turn(turn, jnp.asarray(pairs.updates[i]))
+                    changed[i], new = _proxed_update(m, update, _in_turn(turn, rate), weight, furthest)
+                    turn &= _once(m, new)
+        tracked = add_up(penalties).astype(jnp.float32) if track else None
         count = optax.safe_increment(state.count)
         return pairs.rebuilt(changed), ProximalState(count, tracked, next_key, state.memory, inner_state)
 
@@ -200,8 +207,11 @@ def _proxed_update(
     rate: jax.Array,
     weight: Callable[[str, jax.Array], Weight | None],
     furthest: jax.Array | None,
-) -> jax.Array:
-    """Returns the update that moves a parameter to prox(p + u), under Adam at most `furthest` from p + u."""
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the update that moves a parameter to prox(p + u), under Adam at most `furthest` from p + u.
+
+    The new parameter comes with it.
+    """
     param = jnp.asarray(met.leaf)
     if not is_float_array(param):
         raise TypeError(f"at `{met.path}`, under {met.rule}: the parameter must be real, got {describe(param)}")
@@ -212,7 +222,31 @@ def _proxed_update(
     new = met._replace(leaf=moved).prox(step)
     if known is not None and known.is_adam and furthest is not None:
         new = _no_further(new, moved, furthest)
-    return (new - param.astype(wide)).astype(_wider(param.dtype, update.dtype))
+    return (new - param.astype(wide)).astype(_wider(param.dtype, update.dtype)), new
+
+
+def _once(met: Met, array: jax.Array) -> jax.Array | bool:
+    """Returns True, which XLA on CPUs knows once it has computed an array, if that takes more than one pass.
+
+    Groups and matrices take more. XLA does not see that no number is both below and above 0. The conditional keeps it
+    from doing this for each weight.
+    """
+    assert met.regularizer is not None
+    is_one_pass = not met.regularizer._seen(met.leaf) or not array.size
+    if is_one_pass or jax.default_backend() != "cpu" or not jax.typeof(array).sharding.mesh.empty:
+        return True
+    number = array[(0,) * array.ndim]
+    never = (number < 0) & (number > 0)
+    return jax.lax.cond(never, jnp.zeros_like, jnp.ones_like, never)
+
+
+def _in_turn(turn: jax.Array | bool, x: jax.Array) -> jax.Array:
+    """Returns `x`, which XLA on CPUs then computes after `turn`, where that is True.
+
+    It computes there what it can as soon as it can, so the temporaries of all parameters would be held at once. Nor
+    would it know that the penalty of a parameter comes before the new one in its place, and copy the old one.
+    """
+    return x if turn is True else jnp.where(turn, x, jnp.zeros_like(x))
 
 
 def _wider(first: Any, second: Any) -> Any:

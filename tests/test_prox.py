@@ -26,6 +26,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxreg
 from jaxreg import penalties, prox
+from jaxreg.prox import _groups as groups_module
 
 
 def over(subjects, condition=lambda case: True):
@@ -195,6 +196,87 @@ def test_group_steps_over_many_magnitudes():
     np.testing.assert_array_equal(alive, np.linalg.norm(x / steps, axis=0) > 1)
     rest = ((y - x) / steps + y / np.where(alive, norm, 1.0))[:, alive]
     assert np.max(np.abs(rest) / np.abs(x / steps)[:, alive]) < 1e-11
+
+
+def by_bisection(x, steps):
+    """The prox of groups that are columns, and their norms after it, in NumPy: the root of the norm by bisection."""
+    x, steps = np.float64(x), np.float64(steps)
+    low, high = np.zeros(x.shape[1]), np.linalg.norm(x, axis=0)
+    for _ in range(200):
+        middle = (low + high) / 2
+        with np.errstate(divide="ignore", invalid="ignore"):
+            above = np.nansum((x / (middle + steps)) ** 2, axis=0) > 1
+        low, high = np.where(above, middle, low), np.where(above, high, middle)
+    with np.errstate(invalid="ignore"):
+        return np.where(low > 0, x * (low / (low + steps)), 0.0), low
+
+
+@jax.jit
+def compiled_prox(x, steps):
+    return prox.group_lasso(x, steps)
+
+
+def rounded_prox(x, steps, compiled=compiled_prox):
+    return np.float64(compiled(jnp.asarray(x, jnp.float32), jnp.asarray(steps, jnp.float32)))
+
+
+def assert_is_by_bisection(x, steps, compiled=compiled_prox):
+    """To a few roundings of the norm before the steps, by which a small norm after them is uncertain."""
+    x, steps = np.float32(x), np.float32(steps)
+    expected, after = by_bisection(x, steps)
+    result, before = rounded_prox(x, steps, compiled), np.linalg.norm(np.float64(x), axis=0)
+    alive = after > 1e-6 * before
+    np.testing.assert_array_equal(np.any(result != 0, axis=0)[alive], True)
+    np.testing.assert_array_equal(result[:, after == 0], 0.0)
+    error = np.linalg.norm(result - expected, axis=0)[alive]
+    assert np.all(error <= 1e-6 * before[alive]), np.max(error / before[alive])
+    clear = after > 0.3 * before
+    error = np.linalg.norm(result - expected, axis=0)[clear]
+    assert np.all(error <= 4e-7 * after[clear]), np.max(error / after[clear])
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("size", [1e-6, 1e-3, 0.02, 0.1, 0.5, 0.9, 2.0, 10.0])
+def test_group_steps_against_bisection(size, spread):
+    """Steps beside the norm from tiny to deadly, for all groups alike, and for some."""
+    rng = np.random.default_rng([int(1e6 * size), int(2 * spread)])
+    x = rng.normal(size=(64, 40))
+    steps = size * np.linalg.norm(x, axis=0) * np.exp(spread * rng.normal(size=x.shape))
+    for scale in (1.0, 1e-30, 1e30):
+        assert_is_by_bisection(scale * x, scale * steps)
+    assert_is_by_bisection(x, np.where(np.arange(40) % 2, steps, 1e-4 * steps))
+
+
+def test_group_steps_of_groups_of_all_magnitudes_at_once():
+    x = sample((64, 8), 3)
+    scales = np.array([1e-32, 1e-30, 1e-12, 1.0, 1e12, 1e30, 1e36, 0.0])
+    for size in (0.0, 1e-4, 0.1, 10.0):
+        steps = size * np.exp(sample((64, 8), 4))
+        assert_is_by_bisection(scales * x, scales * steps)
+        alone = rounded_prox(x, size)
+        for i, scale in enumerate(scales[:-1]):
+            np.testing.assert_allclose(rounded_prox(scales * x, size * scale)[:, i] / scale, alone[:, i], rtol=2e-6)
+
+
+def test_infinite_steps_of_groups():
+    x, steps = sample((64, 3), 5), np.full((64, 3), 0.01)
+    steps[:32, 1], steps[:, 2] = np.inf, np.inf
+    assert_is_by_bisection(x, steps)
+    assert np.all(np.abs(rounded_prox(x, steps)[:32, 1]) <= 1e-25)
+    assert np.all(np.isfinite(pulled_back(GROUPED, x, steps)[0]))
+
+
+def test_small_group_steps_and_dead_groups_need_no_iterations(monkeypatch):
+    """Of the four passes only; where a group needs more, it is in the results that all are computed by Newton."""
+    monkeypatch.setattr(groups_module, "_shrunk_by_newton", lambda x, step, axes: jnp.full_like(x, jnp.nan))
+    fast = jax.jit(lambda x, steps: prox.group_lasso(x, steps))
+    x, steps = sample((64, 40)), 1e-3 * np.exp(sample((64, 40), 1))
+    few = [steps, 0 * steps, 1e6 * steps, np.where(np.arange(40) % 3 > 0, steps, 1e6 * steps)]
+    for steps_of_few in few:
+        assert_is_by_bisection(x, steps_of_few, fast)
+        assert_is_by_bisection(np.where(np.arange(40) % 2, x, 0.0), steps_of_few, fast)
+    for steps_of_some in (1e3 * steps, np.where(np.arange(40) == 7, 1e3 * steps, steps)):
+        assert np.all(np.isnan(rounded_prox(x, steps_of_some, fast)))
 
 
 # Regularizers: their prox is that of the penalty times its strength.

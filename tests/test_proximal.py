@@ -188,6 +188,21 @@ def test_the_cap_changes_no_solution_of_groups():
     np.testing.assert_allclose(found[0], found[1], atol=1e-12)
 
 
+@pytest.mark.parametrize("track", [False, True])
+@pytest.mark.parametrize(("metric", "most"), [("euclidean", 3), ("adam", 12)])
+def test_temporaries_do_not_grow_with_the_number_of_kernels(metric, most, track):
+    """In a step with donated buffers, temporaries are as large as a few of the 40 kernels, so nothing is copied."""
+    params = {str(i): jnp.ones((128, 128)) for i in range(40)}
+    tx = proximal(optax.adam(0.1), Rules((r".", GroupLasso(0.1))), 0.1, metric=metric, track=track, check=False)
+
+    def step(params, state, grads):
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    lowered = jax.jit(step, donate_argnums=(0, 1)).lower(params, jax.eval_shape(tx.init, params), params)
+    assert lowered.compile().memory_analysis().temp_size_in_bytes <= most * params["0"].nbytes
+
+
 def test_the_schedule_is_read_at_the_count_of_the_inner_one():
     seen = []
 

@@ -1,6 +1,7 @@
 """Proxes of the penalties that are norms of groups of weights."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxreg._checks import checked_step, option
 from jaxreg._matrix import Axes, within_groups
 from jaxreg._names import public
-from jaxreg._numerics import as_wide, in_dtype_of, largest, norms, sum_of
+from jaxreg._numerics import as_wide, in_dtype_of, largest, norms, plain_squares, sum_of
 from jaxreg.prox._elementwise import soft
 
 
@@ -22,7 +23,7 @@ def group_lasso(
     """Returns (1 − step/‖x_g‖)₊ x_g for each group: block soft thresholding, the prox of `penalties.group_lasso`.
 
     With a step for each weight, a group is zero if ‖x_g/step‖ ≤ 1. Else it is x_g·s/(s + step), where s is its norm,
-    found by Newton's method. See `jaxreg.GroupLasso`.
+    found in a few passes. See `jaxreg.GroupLasso`.
 
     >>> jaxreg.prox.group_lasso(jnp.array([[3.0, 0.3], [4.0, 0.4]]), 2.5)
     Array([[1.5, 0. ],
@@ -65,6 +66,49 @@ def _shrunk(x: jax.Array, step: jax.Array, axes: tuple[int, ...]) -> jax.Array:
         dead = factor * rest <= step
         cut = jnp.where(dead, jnp.zeros_like(rest), step) / factor / jnp.where(dead, jnp.ones_like(rest), rest)
         return jnp.where(dead, jnp.zeros_like(x), x * (1 - cut))
+    return _shrunk_by_each(x, step, axes)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _shrunk_by_each(x: jax.Array, step: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """Returns what `_shrunk_by_newton` does, in four passes where all groups allow it.
+
+    Let t(s) = ‖x‖/√Σ(x/(s + step))², which is s plus a mean of the steps. The norm after the steps is where t is ‖x‖,
+    or 0 if the sum is at most 1 at s = 0 already. The slope of t falls with s, to 1 at infinity, and is at most t(s)/s.
+    So 2‖x‖ − t(‖x‖) is not above the norm, and a step of slope 1 leads from there to the norm, up to an error that is
+    known. It is below rounding where steps are below a hundredth of the norm, as they are for most groups.
+    """
+    squares, is_usual = plain_squares(x, axes)
+    norm, tiny = jnp.sqrt(squares), np.finfo(x.dtype).tiny
+
+    def square(s: jax.Array) -> jax.Array:
+        return sum_of(jnp.square(x / jnp.maximum(s + step, tiny)), axes)
+
+    def t(square: jax.Array) -> jax.Array:
+        return norm / jnp.sqrt(jnp.clip(square, tiny, 1 / tiny))
+
+    def shrunk() -> jax.Array:
+        below = size + step
+        return x * (size / jnp.where(below > 0, below, jnp.ones_like(below)))
+
+    low = jnp.maximum(2 * norm - t(square(norm)), 0)
+    square_at_low = square(low)
+    at_low = t(square_at_low)
+    is_dead = (low == 0) & (square_at_low <= 1)  # which holds also where ‖x‖² vanishes
+    size = jnp.maximum(low + norm - at_low, 0)
+    is_near = (norm - at_low) * (at_low - low) <= np.finfo(x.dtype).eps * low * at_low
+    return lax.cond(jnp.all(is_dead | is_usual & is_near), shrunk, lambda: _shrunk_by_newton(x, step, axes))
+
+
+@_shrunk_by_each.defjvp
+def _shrunk_by_each_jvp(
+    axes: tuple[int, ...], primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    return jax.jvp(lambda x, step: _shrunk_by_newton(x, step, axes), primals, tangents)
+
+
+def _shrunk_by_newton(x: jax.Array, step: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """Returns groups moved towards 0 by the steps of their weights, for all magnitudes of both."""
     # In units of the group's magnitude, so that no square of a small norm is divided by.
     unit, _ = norms(lax.stop_gradient(x), axes)
     step = jnp.minimum(step * (1 / unit), 1e30)
@@ -78,7 +122,8 @@ def _norm_after(x: jax.Array, step: jax.Array, axes: tuple[int, ...]) -> jax.Arr
     """Returns the root s of Σ(x/(s + step))² = 1 in each group, and 0 where the sum is below 1 at s = 0 already.
 
     One over the square root of that sum is concave in s, so Newton's method rises to the root from below. It starts
-    where no term is above 1, so nothing overflows.
+    where no term is above 1, so nothing overflows. The curvature is at most 3/s times the slope: after a rise by less
+    than √eps·s/2 the rest is below eps·s.
     """
     factor, rest = norms(x, axes)
     start = jnp.maximum(largest(jnp.abs(x) - step, axes), factor * rest - largest(step, axes))
@@ -94,7 +139,7 @@ def _norm_after(x: jax.Array, step: jax.Array, axes: tuple[int, ...]) -> jax.Arr
 
     def goes_on(state: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         s, rise, count = state
-        return (count < 100) & jnp.any(rise > 2 * np.finfo(s.dtype).eps * s)
+        return (count < 100) & jnp.any(rise > math.sqrt(np.finfo(s.dtype).eps) / 2 * s)
 
     first = newton((start, start, jnp.zeros((), jnp.int32)))
     return lax.while_loop(goes_on, newton, first)[0]
