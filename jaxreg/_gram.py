@@ -34,7 +34,7 @@ from jax import lax
 from jaxreg._checks import describe
 from jaxreg._matrix import Matrices
 from jaxreg._numerics import accumulation_dtype, largest, magnitude, scale_near_one, squares_near_one, sum_of
-from jaxreg._plans import UNROLLED, Plan, Precision, Scaling, by_platform
+from jaxreg._plans import UNROLLED, Plan, Precision, by_platform
 
 Pass = tuple[jax.Array, Any]  # the value, and the gradient, or None where it is not asked for
 
@@ -142,13 +142,9 @@ def lengths_from(squares: jax.Array, scale: jax.Array) -> Lengths:
     return Lengths(scale, inverse, is_long)
 
 
-def lengths(x: jax.Array, axis: int, scaling: Scaling = "largest") -> Lengths:
-    """Returns what normalises the vectors along `axis`. The scaling is the way to it, and changes no number."""
-    x = x.astype(accumulation_dtype(x.dtype))
-    if scaling == "sums":
-        return lengths_from(*squares_near_one(x, 1 - axis))
-    scale = scale_near_one(x, 1 - axis, by_steps=scaling == "steps")
-    return lengths_from(sum_of(jnp.square(x * scale), 1 - axis), scale)
+def lengths(x: jax.Array, axis: int) -> Lengths:
+    """Returns what normalises the vectors along `axis`."""
+    return lengths_from(*squares_near_one(x.astype(accumulation_dtype(x.dtype)), 1 - axis))
 
 
 def unit_vectors(x: jax.Array, axis: int) -> jax.Array:
@@ -206,6 +202,23 @@ def _of_products(axis: int, element: Element, graded: bool, plan: Plan, x: jax.A
 
 
 def _of_cosines(axis: int, element: Element, graded: bool, plan: Plan, x: jax.Array) -> Pass:
+    one_pass = functools.partial(_pass_over_cosines, axis, element, graded, plan)
+    return _alone(one_pass, x) if plan.alone else one_pass(x)
+
+
+def _alone(function: Callable[[jax.Array], Any], x: jax.Array) -> Any:
+    """Returns `function(x)` as a branch of a conditional that is always taken, though XLA does not see that.
+
+    XLA on CPUs computes what it can as soon as it can. With many kernels in a program, the temporaries of all passes
+    would be held at once, and fresh memory costs more time than a pass saves. A branch is computed as a whole.
+    """
+    first = x[(0,) * x.ndim]
+    never = (first < 0) & (first > 0)
+    result = jax.eval_shape(function, x)
+    return lax.cond(never, lambda x: jax.tree.map(lambda r: jnp.zeros(r.shape, r.dtype), result), function, x)
+
+
+def _pass_over_cosines(axis: int, element: Element, graded: bool, plan: Plan, x: jax.Array) -> Pass:
     wide = accumulation_dtype(x.dtype)
     n = x.shape[axis]
     share = 1 / (n * (n - 1))
@@ -216,7 +229,7 @@ def _of_cosines(axis: int, element: Element, graded: bool, plan: Plan, x: jax.Ar
     if n <= plan.size:
         near_one, found, sums, along, value = one_pass.dense(x)
     else:
-        found = lengths(x, axis, plan.scaling)
+        found = lengths(x, axis)
         near_one = x * found.scale.astype(x.dtype)
         units = near_one.astype(wide) * found.inverse
         # The signs of bfloat16 vectors come from the vectors themselves, whose products are exact.
@@ -256,7 +269,7 @@ class _Pass:
         """
         wide = x.astype(accumulation_dtype(x.dtype))
         if self.plan.scaling == "sums":
-            found = lengths(x, self.axis, "sums")
+            found = lengths(x, self.axis)
             near_one = x * found.scale.astype(x.dtype)
             gram = self._gram(near_one, near_one)
         else:
@@ -286,8 +299,7 @@ class _Pass:
         Their derivative computes the Gram matrix again instead of keeping it.
         """
         n = vectors.rows.shape[self.axis]
-        count, rounds = self.plan.rounds(n)
-        size = -(-n // count)
+        count, size, rounds = self.plan.rounds(n)
         products = jax.checkpoint(self._meet, static_argnums=2)
         if count <= UNROLLED:
             blocks = [self._cut(vectors, i * size, min(size, n - i * size)) for i in range(count)]

@@ -27,7 +27,8 @@ class Sizes(NamedTuple):
       dense: up to so many vectors, one block holds all of them.
       dense_if_long: the same for vectors that have at least as many components as there are vectors.
       thirds: up to so many shorter vectors, there are three blocks.
-      block: above, the size of a block.
+      blocks: above, the sizes of a block that are tried. The first that divides the number of vectors is taken, or the
+        last, since a ragged block costs a copy of all vectors.
       wide: whether a panel is as wide as half of the vectors, and not one block.
       scaling: as in `Plan`.
       exact: the products from which signs are taken under `precision="cosines"`.
@@ -36,7 +37,7 @@ class Sizes(NamedTuple):
     dense: int
     dense_if_long: int
     thirds: int
-    block: int
+    blocks: tuple[int, ...]
     wide: bool
     scaling: Scaling
     exact: Any
@@ -46,10 +47,12 @@ class Sizes(NamedTuple):
 # are not measured: they follow from what the compilers for a TPU v5e and an H100 estimate and launch, as printed by
 # examples/benchmarks/accelerators.py.
 TABLE = {
-    "cpu": Sizes(512, 1024, 2048, 512, False, "largest", lax.Precision.HIGHEST),
-    "cuda": Sizes(4096, 4096, 0, 2048, True, "steps", lax.DotAlgorithmPreset.BF16_BF16_F32_X6),
-    "tpu": Sizes(4096, 4096, 0, 2048, True, "sums", lax.Precision.HIGHEST),
+    "cpu": Sizes(512, 1024, 2304, (768, 704, 640, 576, 512), False, "largest", lax.Precision.HIGHEST),
+    "cuda": Sizes(4096, 4096, 0, (2048,), True, "steps", lax.DotAlgorithmPreset.BF16_BF16_F32_X6),
+    "tpu": Sizes(4096, 4096, 0, (2048,), True, "sums", lax.Precision.HIGHEST),
 }
+# Passes over fewer weights than this are not worth being kept apart from others.
+ALONE = 2**15
 # A wide panel takes no more numbers than this, 256 MiB in float32.
 LARGEST_PANEL = 2**26
 
@@ -62,9 +65,10 @@ class Plan(NamedTuple):
       wide: whether a panel is as wide as half of the vectors, and not one block.
       cosines, sums: the precision of the products that make the cosines, and of those that add up vectors.
       raw: whether bfloat16 vectors are multiplied as they are, since their products are exact then, and fast.
-      scaling: how vectors are brought near 1. By the "largest" magnitude, by "steps" to the least scale of a number,
-        or by the "sums" of squares at three scales. The result is the same.
+      scaling: how the vectors of one dense block are brought near 1: by the "largest" magnitude, by "steps" to the
+        least scale of a number, or by the "sums" of squares at three scales. The result is the same.
       written_out: whether transposes are written out and updates kept apart, as XLA on CPUs needs it.
+      alone: whether the pass is kept from running between those of other kernels, as XLA on CPUs would have it.
     """
 
     size: int
@@ -74,25 +78,29 @@ class Plan(NamedTuple):
     raw: bool = False
     scaling: Scaling = "largest"
     written_out: bool = False
+    alone: bool = False
 
     @property
     def exact_slopes(self) -> bool:
         """Whether signs must go into the products as they are, which round their factors."""
         return self.raw or self.cosines != self.sums
 
-    def rounds(self, n: int) -> tuple[int, list[Round]]:
-        """Returns the number of blocks of n vectors, and the rounds in which every two of them meet once.
+    def rounds(self, n: int) -> tuple[int, int, list[Round]]:
+        """Returns the number of blocks of n vectors, their size, and the rounds in which every two of them meet once.
 
         A round has the indices of blocks, those of the first block of the panel that each meets, the number of blocks
         that a panel is wide, and whether the panel begins with the block itself.
         """
         count = -(-n // self.size)
-        if self.wide and count > UNROLLED:
+        wide = self.wide and count > UNROLLED
+        if wide:
             count += 1 - count % 2  # each block meets as many of the others then
-            every = np.arange(count)
-            return count, [(every, every, (count + 1) // 2, True)]
-        itself = (np.arange(count), np.arange(count), 1, True)
-        return count, [itself, (*np.triu_indices(count, 1), 1, False)] if count > 1 else [itself]
+        aligned = 16 if self.written_out and self.size % 16 == 0 else 1  # products on CPUs run in full vectors then
+        size = -(-n // (count * aligned)) * aligned
+        every = np.arange(count)
+        if wide:
+            return count, size, [(every, every, (count + 1) // 2, True)]
+        return count, size, [(every, every, 1, True), (*np.triu_indices(count, 1), 1, False)]
 
 
 def plan_for(platform: str, n: int, d: int, dtype: Any, precision: Precision = None) -> Plan:
@@ -103,17 +111,19 @@ def plan_for(platform: str, n: int, d: int, dtype: Any, precision: Precision = N
         first, second = lax.Precision.HIGHEST, lax.Precision.HIGHEST
     default = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]  # JAX adds it by name
     follows_jax = precision is None and default is None
-    raw = dtype == jnp.bfloat16 and platform != "cpu" and (follows_jax or precision in ("cosines", "default"))
+    on_cpu = platform == "cpu"
+    raw = dtype == jnp.bfloat16 and not on_cpu and (follows_jax or precision in ("cosines", "default"))
     if raw:
         first = None
+    alone = on_cpu and n * d >= ALONE
     if n <= sizes.dense or n <= min(d, sizes.dense_if_long):
-        return Plan(n, False, first, second, raw, sizes.scaling)
+        return Plan(n, False, first, second, raw, sizes.scaling, alone=alone)
     if n <= sizes.thirds and n > d:
-        return Plan(-(-n // 3), False, first, second, raw, sizes.scaling, platform == "cpu")
-    size = sizes.block
+        return Plan(-(-n // 48) * 16, False, first, second, raw, sizes.scaling, on_cpu, alone)
+    size = next((size for size in sizes.blocks if n % size == 0), sizes.blocks[-1])
     if sizes.wide:
         size = max(128, min(size, LARGEST_PANEL // (n // 2) // 128 * 128))
-    return Plan(size, sizes.wide, first, second, raw, sizes.scaling, platform == "cpu")
+    return Plan(size, sizes.wide, first, second, raw, sizes.scaling, on_cpu)
 
 
 def by_platform(

@@ -53,7 +53,9 @@ PLANS = {
     "panels of 3": Plan(3, wide=True, written_out=True),
     "panels of 16": Plan(16, wide=True, scaling="sums"),
     "three blocks": Plan(50),
+    "three blocks alone": Plan(50, alone=True),
     "dense": Plan(1000),
+    "dense and alone": Plan(1000, alone=True),
     "dense in sums": Plan(1000, scaling="sums"),
     "dense in steps": Plan(1000, scaling="steps"),
 }
@@ -216,6 +218,7 @@ def flops(function, x):
         ("cpu", 512, 64, 4, 2),
         ("cpu", 768, 64, 3 + 1 / 3, 1 + 1 / 3),
         ("cpu", 1536, 512, 3 + 1 / 3, 1 + 1 / 3),
+        ("cpu", 3072, 64, 3 + 1 / 4, 1 + 1 / 4),
         ("cpu", 4096, 64, 3 + 1 / 8, 1 + 1 / 8),
         ("tpu", 4096, 64, 4, 2),
         ("tpu", 9 * 2048, 64, 3 + 1 / 9, 1 + 1 / 9),
@@ -291,6 +294,13 @@ def test_memory_is_what_is_promised(n, d, tiles, mode):
     x = jax.ShapeDtypeStruct((n, d) if mode == "rows" else (d, n), jnp.float32)
     pass_over = jax.value_and_grad(functools.partial(penalties.orthogonal, mode=mode))
     assert temporaries(pass_over, x) < 1.5 * 2**20 * tiles
+
+
+def test_temporaries_do_not_grow_with_the_number_of_kernels():
+    """Each pass is computed as a whole, so that all of them take little more memory than one."""
+    kernels = {str(i): jax.ShapeDtypeStruct((256, 256), jnp.float32) for i in range(20)}
+    rules = jaxreg.Rules((r".", jaxreg.OrthogonalRegularizer(1.0, "columns")))
+    assert temporaries(jax.value_and_grad(rules), kernels) < 4 * 4 * 256 * 256
 
 
 def test_no_matrix_of_all_cosines_is_made():
