@@ -148,9 +148,9 @@ def lengths(x: jax.Array, axis: int) -> Lengths:
 
 
 def unit_vectors(x: jax.Array, axis: int) -> jax.Array:
-    """Returns the vectors along `axis` over max(norm, 1e-7), finite for every finite `x`."""
+    """Returns the vectors along `axis` over max(norm, 1e-7), in at least float32 and finite for every finite `x`."""
     found = lengths(x, axis)
-    return x * found.scale * found.inverse
+    return x.astype(found.scale.dtype) * found.scale * found.inverse
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3, 4))
