@@ -85,7 +85,7 @@ def frame_excess(x: jax.Array, axis: int, *, precision: Precision = None, plan: 
     n, d = x.shape[axis], x.shape[1 - axis]
     if n <= d or n < 2 or d == 0:
         return mean_over_pairs(x, axis, SQUARE, precision=precision, plan=plan)
-    units = unit_vectors(x, axis)
+    units = unit_vectors(x.astype(accumulation_dtype(x.dtype)), axis)
     apart = gram_sum(units, 1 - axis, SQUARE, precision, plan)
     return (apart + sum_of(jnp.square(sum_of(jnp.square(units), axis) - n / d))) / float(n * (n - 1))
 
@@ -148,9 +148,9 @@ def lengths(x: jax.Array, axis: int) -> Lengths:
 
 
 def unit_vectors(x: jax.Array, axis: int) -> jax.Array:
-    """Returns the vectors along `axis` over max(norm, 1e-7), in at least float32 and finite for every finite `x`."""
+    """Returns the vectors along `axis` over max(norm, 1e-7), finite for every finite `x` of at least float32."""
     found = lengths(x, axis)
-    return x.astype(found.scale.dtype) * found.scale * found.inverse
+    return x * found.scale * found.inverse
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3, 4))
