@@ -82,7 +82,7 @@ class Plan(NamedTuple):
 
     @property
     def exact_slopes(self) -> bool:
-        """Whether signs must go into the products as they are, which round their factors."""
+        """Returns whether signs must go into the products as they are, which round their factors."""
         return self.raw or self.cosines != self.sums
 
     def rounds(self, n: int) -> tuple[int, int, list[Round]]:

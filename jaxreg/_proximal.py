@@ -187,6 +187,8 @@ def proximal(
             weight = weigh(inner_state)
             turn: jax.Array | bool = True
             for i, m in penalized.items():
+                if not is_float_array(param := jnp.asarray(m.leaf)):
+                    raise TypeError(f"at `{m.path}`, under {m.rule}: the parameter must be real, got {describe(param)}")
                 if track:
                     penalties.append(m.penalty(used_key))
                     turn &= _once(m, penalties[-1])
@@ -213,8 +215,6 @@ def _proxed_update(
     The new parameter comes with it.
     """
     param = jnp.asarray(met.leaf)
-    if not is_float_array(param):
-        raise TypeError(f"at `{met.path}`, under {met.rule}: the parameter must be real, got {describe(param)}")
     wide = accumulation_dtype(update.dtype, param.dtype)
     moved = param.astype(wide) + update.astype(wide)
     known = _weight(met, moved, weight)
