@@ -72,7 +72,7 @@ def mean_over_pairs(
     """
     if x.shape[axis] < 2:
         return jnp.zeros((), accumulation_dtype(x.dtype))
-    return _mean_over_cosines(x, axis, element, precision, plan)
+    return _value(x, _of_cosines, axis, element, precision, plan)
 
 
 @functools.partial(jax.jit, static_argnames=("axis", "precision", "plan"))
@@ -153,34 +153,22 @@ def unit_vectors(x: jax.Array, axis: int) -> jax.Array:
     return x * found.scale * found.inverse
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3, 4))
-def _mean_over_cosines(x: jax.Array, axis: int, element: Element, precision: Precision, plan: Plan | None) -> jax.Array:
-    """Returns `mean_over_pairs`. Where no gradient is asked for, only the value is computed."""
-    return by_platform(functools.partial(_of_cosines, axis, element, False), x, axis, precision, plan)[0]
-
-
-@_mean_over_cosines.defjvp
-def _mean_over_cosines_jvp(
-    axis: int,
-    element: Element,
-    precision: Precision,
-    plan: Plan | None,
-    primals: tuple[jax.Array],
-    tangents: tuple[jax.Array],
-) -> tuple[jax.Array, jax.Array]:
-    (x,), (change,) = primals, tangents
-    value, gradient = by_platform(functools.partial(_of_cosines, axis, element, True), x, axis, precision, plan)
-    return value, sum_of(gradient * change.astype(gradient.dtype))
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3, 4))
 def gram_sum(x: jax.Array, axis: int, element: Element, precision: Precision, plan: Plan | None) -> jax.Array:
     """Returns Σ_{i≠j} φ(⟨x_i, x_j⟩) over vectors along `axis`, which are not normalised."""
-    return by_platform(functools.partial(_of_products, axis, element, False), x, axis, precision, plan)[0]
+    return _value(x, _of_products, axis, element, precision, plan)
 
 
-@gram_sum.defjvp
-def _gram_sum_jvp(
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3, 4, 5))
+def _value(
+    x: jax.Array, one_pass: Callable[..., Pass], axis: int, element: Element, precision: Precision, plan: Plan | None
+) -> jax.Array:
+    """Returns the value of a pass. Where no gradient is asked for, only the value is computed."""
+    return by_platform(functools.partial(one_pass, axis, element, False), x, axis, precision, plan)[0]
+
+
+@_value.defjvp
+def _value_jvp(
+    one_pass: Callable[..., Pass],
     axis: int,
     element: Element,
     precision: Precision,
@@ -189,9 +177,8 @@ def _gram_sum_jvp(
     tangents: tuple[jax.Array],
 ) -> tuple[jax.Array, jax.Array]:
     (x,), (change,) = primals, tangents
-    one_pass = functools.partial(_of_products, axis, element, True)
-    value, gradient = by_platform(one_pass, x, axis, precision, plan)
-    return value, sum_of(gradient * change)
+    value, gradient = by_platform(functools.partial(one_pass, axis, element, True), x, axis, precision, plan)
+    return value, sum_of(gradient * change.astype(gradient.dtype))
 
 
 def _of_products(axis: int, element: Element, graded: bool, plan: Plan, x: jax.Array) -> Pass:

@@ -43,9 +43,9 @@ class Sizes(NamedTuple):
     exact: Any
 
 
-# The sizes for CPUs are measured by examples/benchmarks/gram.py and networks.py on 2 cores of an AMD EPYC. The others
-# are not measured: they follow from what the compilers for a TPU v5e and an H100 estimate and launch, as printed by
-# examples/benchmarks/accelerators.py.
+# The sizes for CPUs were chosen by timing them beside each other on 2 cores of an AMD EPYC;
+# examples/benchmarks/networks.py times the result. The others are not measured: they follow from what the compilers for
+# a TPU v5e and an H100 estimate and launch, as printed by examples/benchmarks/accelerators.py.
 TABLE = {
     "cpu": Sizes(512, 1024, 2304, (768, 704, 640, 576, 512), False, "largest", lax.Precision.HIGHEST),
     "cuda": Sizes(4096, 4096, 0, (2048,), True, "steps", lax.DotAlgorithmPreset.BF16_BF16_F32_X6),

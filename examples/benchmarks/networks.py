@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
+from gram import interleaved
 from models import Network, matrix, networks, plain, products
 from rich.console import Console
 from rich.table import Table
@@ -79,21 +80,6 @@ def check_agreement(programs: dict[str, Callable], kernels: dict) -> None:
             programs = compiled(kernels)
     values = [float(program(kernels)[0]) for name, program in programs.items() if name != PRODUCTS]
     np.testing.assert_allclose(values, values[0], rtol=1e-5)
-
-
-def interleaved(programs: dict[str, Callable], arguments: tuple, repeats: int, bar: bool = True) -> dict[str, float]:
-    """The median seconds of each program, which take turns; a first round is not counted.
-
-    A program that took long has a pause after it, in which its memory goes back, not in the time of the next.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in programs}
-    for _ in tqdm(range(repeats + 1), desc="runs", leave=False, disable=not bar):
-        for name, program in programs.items():
-            start = time.perf_counter()
-            jax.block_until_ready(program(*arguments))
-            seconds[name].append(time.perf_counter() - start)
-            time.sleep(0.2 if seconds[name][-1] > 0.1 else 0.0)
-    return {name: float(np.median(times[1:])) for name, times in seconds.items()}
 
 
 def mebibytes(program: Callable) -> float:
@@ -159,7 +145,7 @@ def tabulate_shapes(network: Network, smoke: bool) -> Table:
         n = shape[-1]
         d = kernels["kernel"].size // n
         repeats = 2 if smoke else max(5, min(100, int(1e10 / (d * n * n))))
-        seconds = interleaved(programs, (kernels,), repeats, bar=False)
+        seconds = interleaved(programs, (kernels,), repeats)
         add((str(shape), str(count), f"{d} × {n}"), seconds)
         totals = {name: total + count * seconds[name] for name, total in totals.items()}
     table.add_section()
