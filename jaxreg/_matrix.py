@@ -102,8 +102,8 @@ class Matrices(NamedTuple):
 def as_vectors(x: jax.Array, *, mode: Mode, out_axis: Axes, batch_axis: Axes) -> Matrices:
     """Returns the rows or columns of `x` as vectors along whichever axis they lie.
 
-    Axes that lie side by side become one, which moves no data. Axes of one kind that lie apart are brought together,
-    behind the others or between them as the last of each kind lies.
+    Axes that lie side by side become one, which moves no data. Axes of one kind that lie apart are brought together at
+    the place of the last of them, so that the last axis stays the last.
     """
     check_whole(x)
     batch, rows, columns = _kinds_of_axes(x, out_axis, batch_axis)

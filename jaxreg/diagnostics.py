@@ -51,8 +51,8 @@ def mutual_coherence(x: ArrayLike, *, mode: Mode = "rows", out_axis: Axes = -1, 
     """Returns the largest |cosine| between two distinct rows (or columns), max_{i≠j} |cos(x_i, x_j)|, over all
     matrices.
 
-    For n vectors in d dimensions it is at least √((n−d)/(d(n−1))). A single vector has the coherence 0. Of more than
-    1024 vectors, the cosines are made 1024 rows at a time.
+    For n vectors in d dimensions it is at least √((n−d)/(d(n−1))). A single vector has the coherence 0. No more than
+    1024 rows of the cosines are held at a time.
 
     Arguments, shapes and errors are those of `cosines`. The result is a scalar in at least float32.
 
