@@ -1,7 +1,8 @@
 """The base class of regularizers: frozen data, a pytree, something that adds and scales and has a config."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, dataclass_transform
 
 import jax
@@ -13,6 +14,7 @@ from jaxreg._checks import brief, checked_number, describe
 from jaxreg._config import BUILT_IN, Configured, is_built_in, is_penalty, to_dict
 from jaxreg._numerics import add_up, checked_penalty, scaled, times_strength
 from jaxreg._pytree import identity, is_number, make_dataclass, register
+from jaxreg._shards import Split, divided_as, known_split, own_part, whole
 
 GRADIENTS_INSTEAD = "add its gradients by `jaxreg.add_penalty_gradients`"
 
@@ -63,6 +65,11 @@ class Regularizer(Configured):
 
     # True if the penalty is made of Σ|x| and Σx² alone. A sum of such penalties is one too.
     _is_elastic_net: ClassVar[bool] = False
+
+    # True if it knows what to do with a shard of which it is known how it is a part of the whole.
+    _takes_shards: ClassVar[bool] = False
+    # True if its penalty sees matrices, for which devices exchange parts.
+    _sees_matrices: ClassVar[bool] = False
 
     # NumPy's scalars and arrays leave `scale * regularizer` to `__rmul__`.
     __array_ufunc__: ClassVar[None] = None
@@ -153,15 +160,42 @@ def _definer(cls: type, name: str) -> type:
 
 
 def evaluate(regularizer: Regularizer, x: jax.Array, key: jax.Array | None) -> jax.Array:
-    """Returns the penalty of `x`, checked. A regularizer whose `needs_key` is true is called with `key`."""
+    """Returns the penalty of `x`, checked. A regularizer whose `needs_key` is true is called with `key`.
+
+    Where `x` is a shard, and it is known how it is a part of the whole, the penalty is that of the whole.
+    """
     call: Callable[..., Any] = regularizer  # a class whose `needs_key` may be true takes `key=` too
-    return checked_penalty(call(x, key=key) if regularizer.needs_key else call(x), of=regularizer)
+    with _whole_unless_known(regularizer, x) as split:
+        x = x if split is None else whole(x, split)
+        return checked_penalty(call(x, key=key) if regularizer.needs_key else call(x), of=regularizer)
+
+
+def proxed(regularizer: Regularizer, x: jax.Array, step: Any) -> jax.Array:
+    """Returns `regularizer.prox(x, step)`. Of a shard, it is the shard of what the prox makes of the whole."""
+    with _whole_unless_known(regularizer, x) as split:
+        if split is None:
+            return regularizer.prox(x, step)
+        step = whole(step, split) if jnp.ndim(step) else step
+        return own_part(regularizer.prox(whole(x, split), step), split)
+
+
+@contextlib.contextmanager
+def _whole_unless_known(regularizer: Regularizer, x: Any) -> Iterator[Split | None]:
+    """Yields how `x` is divided, if the regularizer has to be given the whole, because nothing is known of it."""
+    split = known_split(x)
+    if split is None or not split.names or regularizer._takes_shards:
+        yield None
+    else:
+        with divided_as(x, None):
+            yield split
 
 
 class Sum(Regularizer):
     """The sum of several regularizers, as `a + b` makes it."""
 
     terms: tuple[Regularizer, ...]
+
+    _takes_shards = True  # each term is asked
 
     def __repr__(self) -> str:
         return " + ".join(map(repr, self.terms))
@@ -170,6 +204,10 @@ class Sum(Regularizer):
         if not self.terms:
             raise ValueError("`terms` must hold at least one regularizer, got ()")
         object.__setattr__(self, "terms", tuple(as_regularizer(term) for term in self.terms))
+
+    @property
+    def _sees_matrices(self) -> bool:  # type: ignore[override]  # a fact of the class elsewhere, of what it holds here
+        return any(term._sees_matrices for term in self.terms)
 
     @property
     def needs_key(self) -> bool:
@@ -188,7 +226,7 @@ class Sum(Regularizer):
 
     def prox(self, x: jax.Array, step: Any) -> jax.Array:
         if len(self.terms) == 1:
-            return self.terms[0].prox(x, step)
+            return proxed(self.terms[0], x, step)
         if not self._is_elastic_net:
             raise NotImplementedError(
                 f"{self!r} has no prox in closed form, because only L1, L2 and L1L2 add up to one; {GRADIENTS_INSTEAD}"
@@ -214,6 +252,8 @@ class Scaled(Regularizer):
     scale: Any
     regularizer: Regularizer
 
+    _takes_shards = True
+
     def __repr__(self) -> str:
         inner = f"({self.regularizer!r})" if isinstance(self.regularizer, Sum) else repr(self.regularizer)
         return f"{brief(self.scale)} * {inner}"
@@ -221,6 +261,10 @@ class Scaled(Regularizer):
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale", checked_number(self.scale, name="scale"))
         object.__setattr__(self, "regularizer", as_regularizer(self.regularizer))
+
+    @property
+    def _sees_matrices(self) -> bool:  # type: ignore[override]  # a fact of the class elsewhere, of what it holds here
+        return self.regularizer._sees_matrices
 
     @property
     def needs_key(self) -> bool:
@@ -238,7 +282,7 @@ class Scaled(Regularizer):
         return self.regularizer.has_metric_prox
 
     def prox(self, x: jax.Array, step: Any) -> jax.Array:
-        return self.regularizer.prox(x, times_strength(step, self.scale, name="scale"))
+        return proxed(self.regularizer, x, times_strength(step, self.scale, name="scale"))
 
     def _seen(self, x: Any) -> str:
         return self.regularizer._seen(x)

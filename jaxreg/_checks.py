@@ -89,22 +89,6 @@ def check_bool(value: Any, *, name: str) -> None:
         raise TypeError(f"`{name}` must be a bool, got {describe(value)}")
 
 
-def check_whole(x: Any) -> None:
-    """Raises an error for a shard, inside `jax.shard_map`, of which a penalty cannot know the rest.
-
-    Sums over weights need no check: the sum over shards is the sum over the whole.
-    """
-    aval = jax.typeof(x)
-    varying = getattr(aval, "manual_axis_type", aval)
-    axes = getattr(varying, "varying", None) or getattr(aval, "vma", None)
-    if axes:
-        raise ValueError(
-            f"`x` must be a whole array, got a shard {describe(x)} that varies over the mesh axes {sorted(axes)} in a "
-            "`jax.shard_map`. A penalty or a prox that is not a sum over weights would see the shard alone. Gather it "
-            "by `jax.lax.all_gather`, or apply the rules outside of `jax.shard_map`"
-        )
-
-
 def check_key(key: Any, *, or_old: bool = False) -> None:
     """Checks a random key. Where nothing is kept, it may be one of the old kind, from `jax.random.PRNGKey`."""
     if key is None:

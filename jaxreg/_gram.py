@@ -24,7 +24,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,15 +32,16 @@ import numpy as np
 from jax import lax
 
 from jaxreg._checks import describe
-from jaxreg._matrix import Matrices
 from jaxreg._numerics import accumulation_dtype, largest, magnitude, scale_near_one, squares_near_one, sum_of
 from jaxreg._plans import UNROLLED, Plan, Precision, by_platform
+from jaxreg._shards import Names, as_varying, size_of, varying
 
 Pass = tuple[jax.Array, Any]  # the value, and the gradient, or None where it is not asked for
 
 EPSILON = 1e-7  # Keras's least norm of a vector
 
-ONE_BY_ONE = 512  # matrices of a batch with more vectors than this do not go together
+
+Meeting = Literal["itself", "both", "block"]
 
 
 class Element(NamedTuple):
@@ -72,7 +73,7 @@ def mean_over_pairs(
     """
     if x.shape[axis] < 2:
         return jnp.zeros((), accumulation_dtype(x.dtype))
-    return _value(x, _of_cosines, axis, element, precision, plan)
+    return _value(x, of_cosines, axis, element, precision, plan)
 
 
 @functools.partial(jax.jit, static_argnames=("axis", "precision", "plan"))
@@ -105,22 +106,28 @@ def all_cosines(x: jax.Array, axis: int) -> jax.Array:
     return lax.dot_general(units, units, (components, ((), ())), precision=lax.Precision.HIGHEST)
 
 
-def largest_cosine(x: jax.Array, axis: int, size: int = 1024) -> jax.Array:
-    """Returns the largest |cos(x_i, x_j)| with i ≠ j, and 0 for one vector, from `size` rows of cosines at a time."""
+def largest_cosine(
+    x: jax.Array, axis: int, size: int = 1024, *, others: jax.Array | None = None, first: Any = 0
+) -> jax.Array:
+    """Returns the largest |cos(x_i, x_j)| with i ≠ j, and 0 for one vector, from `size` rows of cosines at a time.
+
+    With `others`, the vectors x_i, from the place `first` on, meet these as x_j.
+    """
     n = x.shape[axis]
     units = unit_vectors(x, axis)
+    others = units if others is None else others
     components = ((1 - axis,), (1 - axis,))
 
     @jax.checkpoint
     def of_block(start: jax.Array) -> jax.Array:
         block = lax.dynamic_slice_in_dim(units, start, min(size, n), axis)
-        cosines = lax.dot_general(block, units, (components, ((), ())), precision=lax.Precision.HIGHEST)
-        itself = start + jnp.arange(len(cosines))[:, None] == jnp.arange(n)[None, :]
+        cosines = lax.dot_general(block, others, (components, ((), ())), precision=lax.Precision.HIGHEST)
+        itself = first + start + jnp.arange(len(cosines))[:, None] == jnp.arange(others.shape[axis])[None, :]
         return largest(lax.select(itself, jnp.zeros_like(cosines), magnitude(cosines)))
 
     # The last block begins earlier, so that it ends with the last vector.
     starts = np.minimum(np.arange(0, n, size), max(n - size, 0))
-    return largest(lax.map(of_block, starts)) if n > 1 else jnp.zeros((), units.dtype)
+    return largest(lax.map(of_block, starts)) if others.shape[axis] > 1 else jnp.zeros((), units.dtype)
 
 
 class Lengths(NamedTuple):
@@ -188,9 +195,9 @@ def _of_products(axis: int, element: Element, graded: bool, plan: Plan, x: jax.A
     return (sum_of(x * sums) / element.degree if element.degree else value), 2 * sums
 
 
-def _of_cosines(axis: int, element: Element, graded: bool, plan: Plan, x: jax.Array) -> Pass:
-    one_pass = functools.partial(_pass_over_cosines, axis, element, graded, plan)
-    return _alone(one_pass, x) if plan.alone else one_pass(x)
+def of_cosines(axis: int, element: Element, graded: bool, plan: Plan, x: jax.Array) -> Pass:
+    one_pass = functools.partial(pass_over_cosines, axis, element, graded, plan)
+    return _alone(one_pass, x) if plan.alone and not varying(x) else one_pass(x)
 
 
 def _alone(function: Callable[[jax.Array], Any], x: jax.Array) -> Any:
@@ -205,15 +212,22 @@ def _alone(function: Callable[[jax.Array], Any], x: jax.Array) -> Any:
     return lax.cond(never, lambda x: jax.tree.map(lambda r: jnp.zeros(r.shape, r.dtype), result), function, x)
 
 
-def _pass_over_cosines(axis: int, element: Element, graded: bool, plan: Plan, x: jax.Array) -> Pass:
+def pass_over_cosines(
+    axis: int, element: Element, graded: bool, plan: Plan, x: jax.Array, *, ring: Names = (), count: int | None = None
+) -> Pass:
+    """Returns the mean over pairs, of which `count` vectors in all are divided over the mesh axes `ring`.
+
+    There it is the part of the mean that the device has, and the gradient with respect to its own vectors.
+    """
     wide = accumulation_dtype(x.dtype)
     n = x.shape[axis]
-    share = 1 / (n * (n - 1))
+    count = n if count is None else count
+    share = 1 / (count * (count - 1))
     if not plan.raw:
         x = x.astype(wide)
     one_pass = _Pass(axis, element, plan, graded)
     along: jax.Array | None = None
-    if n <= plan.size:
+    if n <= plan.size and not ring:
         near_one, found, sums, along, value = one_pass.dense(x)
     else:
         found = lengths(x, axis)
@@ -221,7 +235,7 @@ def _pass_over_cosines(axis: int, element: Element, graded: bool, plan: Plan, x:
         units = near_one.astype(wide) * found.inverse
         # The signs of bfloat16 vectors come from the vectors themselves, whose products are exact.
         raw = Vectors(near_one, found.inverse.reshape(n), units.astype(x.dtype))
-        sums, value = one_pass.over_blocks(Vectors(units, None, units) if x.dtype == wide else raw)
+        sums, value = one_pass.over_all(Vectors(units, None, units) if x.dtype == wide else raw, ring)
         along = None if sums is None else sum_of(units * sums, 1 - axis)
     if along is None:
         return value * share, None
@@ -280,6 +294,76 @@ class _Pass:
             sums = self._weighted(slopes * factors[None, :], near_one)
         return near_one, found, sums, along, value
 
+    def over_all(self, vectors: Vectors, ring: Names) -> tuple[jax.Array | None, jax.Array]:
+        """Returns what `over_blocks` returns, for vectors that are divided over the mesh axes `ring`.
+
+        The vectors of all devices go around: each device meets those of the next half of the others, as the blocks of a
+        matrix do. What a meeting adds to the vectors that visit goes on with them, and home at the end. With an even
+        number of devices, two that face each other meet twice, and each keeps what it adds to its own vectors.
+
+        A device sends its visitors on before it works with them, so that both happen at once.
+        """
+        sums, value = self.over_blocks(vectors)
+        devices = size_of(ring)
+        both = (devices - 1) // 2
+        if devices == 1:
+            return sums, value
+
+        def passed(parts: Any, hops: int = 1) -> Any:
+            to = [(i, (i - hops) % devices) for i in range(devices)]
+            return jax.tree.map(lambda part: lax.ppermute(part, ring, to), parts)
+
+        def hop(state: Any, _: Any) -> tuple[Any, None]:
+            sums, value, visitor, added = state
+            following, arriving = passed(visitor), passed(added)
+            sums, more, extra = self._visit(vectors, visitor, "both", sums)
+            added = arriving + more if self.graded else None
+            return (sums, value + extra, following, added), None
+
+        visitor = passed(vectors if vectors.factors is not None else vectors.units)
+        if both:
+            # The first visitors bring nothing yet.
+            following = passed(visitor)
+            sums, added, extra = self._visit(vectors, visitor, "both", sums)
+            state = sums, value + extra, following, added
+            (sums, value, visitor, added), _ = lax.scan(hop, state, length=both - 1)
+            if self.graded:
+                sums = sums + passed(added, -both)
+        if devices % 2 == 0:
+            sums, _, extra = self._visit(vectors, visitor, "block", sums)
+            value = value + extra
+        return sums, value
+
+    def _visit(self, vectors: Vectors, visitor: Any, kind: Meeting, sums: Any) -> tuple[Any, Any, jax.Array]:
+        """Returns `sums` plus what the pairs of all vectors with those of a visitor add, and what they add to these."""
+        if not isinstance(visitor, Vectors):
+            visitor = Vectors(visitor, None, visitor)
+        meet = jax.checkpoint(self._meet, static_argnums=2)
+        n = vectors.rows.shape[self.axis]
+        size = self.plan.part(n)
+        if size == n:
+            of_own, of_visitor, extra = meet(vectors, visitor, kind)
+            return sums + of_own if self.graded else None, of_visitor, extra
+        rest = -n % size
+        vectors = jax.tree.map(lambda x: self._longer(x, rest), vectors)
+
+        def block(state: Any, start: jax.Array) -> tuple[Any, None]:
+            sums, of_visitor, value = state
+            of_block, more, extra = meet(self._cut(vectors, start, size), visitor, kind)
+            if of_block is not None:
+                sums = self._add(sums, start, of_block)
+            return (sums, None if more is None else of_visitor + more, value + extra), None
+
+        zeros = as_varying(jnp.zeros((), accumulation_dtype(visitor.units.dtype)), vectors.units, visitor.units)
+        state: Any = (
+            self._longer(sums, rest) if self.graded else None,
+            jnp.broadcast_to(zeros, visitor.units.shape) if self.graded and kind == "both" else None,
+            zeros,
+        )
+        starts: Any = np.arange(0, n, size).astype(np.uint32)
+        (sums, of_visitor, extra), _ = lax.scan(block, state, starts)
+        return self._part(sums, 0, n) if self.graded else None, of_visitor, extra
+
     def over_blocks(self, vectors: Vectors) -> tuple[jax.Array | None, jax.Array]:
         """Returns the sums, and the value unless it follows from them, block by block.
 
@@ -290,9 +374,9 @@ class _Pass:
         products = jax.checkpoint(self._meet, static_argnums=2)
         if count <= UNROLLED:
             blocks = [self._cut(vectors, i * size, min(size, n - i * size)) for i in range(count)]
-            of_blocks, _, extras = map(list, zip(*(products(block, block, True) for block in blocks), strict=True))
+            of_blocks, _, extras = map(list, zip(*(products(block, block, "itself") for block in blocks), strict=True))
             for i, j in itertools.combinations(range(count), 2):
-                of_i, of_j, extra = products(blocks[i], blocks[j], False)
+                of_i, of_j, extra = products(blocks[i], blocks[j], "both")
                 if self.graded:
                     of_blocks[i], of_blocks[j] = of_blocks[i] + of_i, of_blocks[j] + of_j
                 extras.append(extra)
@@ -306,7 +390,7 @@ class _Pass:
             (sums, value), (i, j) = state, ij
             panel = self._cut(vectors, j * size, width * size)
             block = self._cut(panel, 0, size) if itself else self._cut(vectors, i * size, size)
-            of_block, of_panel, extra = products(block, panel, itself)
+            of_block, of_panel, extra = products(block, panel, "itself" if itself else "both")
             if of_block is not None:
                 sums = self._add(sums, i * size, of_block)
             if of_panel is not None:
@@ -314,7 +398,8 @@ class _Pass:
             return (sums, value + extra), None
 
         dtype = accumulation_dtype(vectors.rows.dtype)
-        state = jnp.zeros(vectors.units.shape, dtype) if self.graded else None, jnp.zeros((), dtype)
+        zeros = as_varying(jnp.zeros((), dtype), vectors.units)
+        state = jnp.broadcast_to(zeros, vectors.units.shape) if self.graded else None, zeros
         for first, second, width, itself in rounds:
             # Unsigned, because JAX tests each signed index for a count from the end.
             indices = first.astype(np.uint32), second.astype(np.uint32)
@@ -325,27 +410,28 @@ class _Pass:
             sums = self._part(head + self._longer(tail, count * size - again) if again else head, 0, n)
         return sums, value
 
-    def _meet(self, block: Vectors, panel: Vectors, itself: bool) -> tuple[Any, Any, jax.Array]:
+    def _meet(self, block: Vectors, panel: Vectors, kind: Meeting) -> tuple[Any, Any, jax.Array]:
         """Returns what the pairs of a block with a panel add to the sums of both, and to the value.
 
-        With `itself` the panel begins with the block. The pairs within it are symmetric, and add to the block alone.
+        For "itself" the panel begins with the block. The pairs within it are symmetric, and add to the block alone. For
+        "block" all pairs do.
         """
         gram = self._gram(block.rows, panel.rows)
         if block.factors is not None and panel.factors is not None:
             gram = gram * block.factors[:, None] * panel.factors[None, :]
-        if itself:
+        if kind == "itself":
             gram = _without_itself(gram)
-        rest = gram[:, len(gram) :] if itself else gram
-        extra = jnp.zeros((), gram.dtype)
+        first = {"itself": len(gram), "both": 0, "block": gram.shape[1]}[kind]  # the first vector that is added to
+        extra = as_varying(jnp.zeros((), gram.dtype), gram)
         if not (self.graded and self.element.degree):
             extra = sum_of(self.element.value(gram))
-            if rest.size:
-                extra = extra + sum_of(self.element.value(rest))
+            if first < gram.shape[1]:
+                extra = extra + sum_of(self.element.value(gram[:, first:]))
         if not self.graded:
             return None, None, extra
         slopes = self.element.slope(gram)
         of_block = self._weighted(slopes, panel.units)
-        rest = slopes[:, len(gram) :] if itself else slopes
+        rest = slopes[:, first:]
         return of_block, self._weighted(rest, block.units, over=0) if rest.size else None, extra
 
     # Products, contracted along the axes as they lie.
@@ -397,7 +483,7 @@ def _without_itself(gram: jax.Array) -> jax.Array:
 
 
 def _kept_apart(x: jax.Array) -> jax.Array:
-    return lax.optimization_barrier(x)  # type: ignore[no-untyped-call]  # JAX leaves it untyped
+    return lax.optimization_barrier(x)
 
 
 def check_sample(sample: Any) -> None:
@@ -405,31 +491,3 @@ def check_sample(sample: Any) -> None:
         raise TypeError(f"`sample` must be an int or None, got {describe(sample)}")
     if sample is not None and sample < 2:
         raise ValueError(f"`sample` must be at least 2, to have a pair, got {sample}")
-
-
-def random_vectors(matrices: Matrices, sample: int, key: jax.Array) -> Matrices:
-    """Returns `sample` distinct vectors of each matrix, or all of them where there are no more."""
-    count, n = matrices.array.shape[matrices.batch], matrices.array.shape[matrices.vectors]
-    if n <= sample:
-        return matrices
-
-    def of_one(matrix: jax.Array, key: jax.Array) -> jax.Array:
-        return jnp.take(matrix, jax.random.choice(key, n, (sample,), replace=False), axis=matrices.axis)
-
-    batch = matrices.batch
-    chosen = jax.vmap(of_one, in_axes=(batch, 0), out_axes=batch)(matrices.array, jax.random.split(key, count))
-    return matrices._replace(array=chosen)
-
-
-def over_batch(function: Callable[..., jax.Array], matrices: Matrices) -> jax.Array:
-    """Returns the sum of a function of one matrix, and of the axis of its vectors, over a batch.
-
-    Small matrices are faster together. Large ones are faster one by one, and take less memory.
-    """
-    x, batch = matrices.array, matrices.batch
-    one = functools.partial(function, axis=matrices.axis)
-    if x.shape[batch] == 1:
-        return one(jnp.squeeze(x, batch))
-    if x.shape[matrices.vectors] > ONE_BY_ONE:
-        return sum_of(lax.map(one, jnp.moveaxis(x, batch, 0)))
-    return sum_of(jax.vmap(one, in_axes=batch)(x))

@@ -1,13 +1,17 @@
 """The matrix view: a kernel of any rank as a batch of matrices, with the axes named as in `jax.nn.initializers`."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
-from jaxreg._checks import check_bool, check_whole, describe
+from jaxreg._checks import check_bool, describe
+from jaxreg._numerics import Over
+from jaxreg._shards import Names, Split, size_of, split_of, whole_shape
 
 Axes = int | Sequence[int]
 Mode = Literal["rows", "columns"]
@@ -43,31 +47,34 @@ def positive_axes(axes: Axes, rank: int, *, name: str) -> tuple[int, ...]:
     return positive
 
 
-def within_groups(
-    x: jax.Array, group_axis: Axes, batch_axis: Axes, size_weighted: bool
-) -> tuple[tuple[int, ...], float]:
+def within_groups(x: jax.Array, group_axis: Axes, batch_axis: Axes, size_weighted: bool) -> tuple[Over, float]:
     """Returns the axes that the norm of a group runs over, and the weight of each group.
 
     Without a `group_axis` the whole array is one group.
     """
+    split = split_of(x)
     groups = positive_axes(group_axis, x.ndim, name="group_axis")
     batch = positive_axes(batch_axis, x.ndim, name="batch_axis")
     check_disjoint(groups, batch, x, name="group_axis")
     check_bool(size_weighted, name="size_weighted")
     axes = tuple(axis for axis in range(x.ndim) if axis not in groups + batch)
-    return axes, math.sqrt(math.prod(x.shape[axis] for axis in axes)) if size_weighted else 1.0
+    size = math.prod(x.shape[axis] for axis in axes) * size_of(split.of(axes))
+    return Over(axes, split.of(axes)), math.sqrt(size) if size_weighted else 1.0
 
 
 def groups_in(x: jax.Array, group_axis: Axes, batch_axis: Axes) -> str:
     """Returns which groups are seen in an array, such as "64 groups of 9"."""
-    axes, _ = within_groups(x, group_axis, batch_axis, False)
-    count = math.prod(size for axis, size in enumerate(x.shape) if axis not in axes)
-    return f"{count} group{'s' * (count != 1)} of {math.prod(x.shape[axis] for axis in axes)}"
+    shape = whole_shape(x)
+    axes = within_groups(x, group_axis, batch_axis, False)[0].axes
+    count = math.prod(size for axis, size in enumerate(shape) if axis not in axes)
+    return f"{count} group{'s' * (count != 1)} of {math.prod(shape[axis] for axis in axes)}"
 
 
 def matrices_in(x: jax.Array, out_axis: Axes, batch_axis: Axes) -> str:
     """Returns which matrices are seen in an array, such as "12 matrices 32×8"."""
-    count, rows, columns = _matrix_axes(x, out_axis, batch_axis)[1]
+    shape = whole_shape(x)
+    kinds = _kinds_of_axes(x, out_axis, batch_axis)
+    count, rows, columns = (math.prod(shape[axis] for axis in axes) for axes in kinds)
     return f"{count} {'matrix' if count == 1 else 'matrices'} {rows}×{columns}"
 
 
@@ -79,59 +86,111 @@ def check_disjoint(axes: tuple[int, ...], batch: tuple[int, ...], x: jax.Array, 
         )
 
 
-def as_matrices(x: jax.Array, *, out_axis: Axes, batch_axis: Axes) -> jax.Array:
-    """Returns `x` as (batch, rows, columns). `out_axis` are the columns, and all the other axes are the rows."""
-    check_whole(x)
-    order, sizes = _matrix_axes(x, out_axis, batch_axis)
-    return x.transpose(order).reshape(sizes)
+class View(NamedTuple):
+    """How a kernel is seen as matrices, and whether their rows or their columns are the vectors."""
+
+    mode: Mode = "rows"
+    out_axis: Axes = -1
+    batch_axis: Axes = ()
 
 
-class Matrices(NamedTuple):
-    """An array of rank 3 with the places of two of its axes: which counts matrices, and which counts their vectors."""
+class Kind(NamedTuple):
+    """The axes of an array that count matrices, vectors or components: their sizes, and what divides each of them."""
 
-    array: jax.Array
+    sizes: tuple[int, ...]
+    names: tuple[Names, ...]
+
+    @property
+    def over(self) -> Names:
+        """The mesh axes that divide them."""
+        return sum(self.names, ())
+
+
+def own_places(kind: Kind) -> jax.Array:
+    """Returns the places in the whole of the matrices, or vectors, that a device has, in ascending order."""
+    places = jnp.zeros((), jnp.int32)
+    for size, names in zip(kind.sizes, kind.names, strict=True):
+        first = lax.axis_index(names) * size if names else 0
+        own = (first + jnp.arange(size)).astype(jnp.int32)
+        places = (places[..., None] * (size * size_of(names)) + own).reshape(-1)
+    return places
+
+
+class Layout(NamedTuple):
+    """How matrices lie in an array of rank 3, and how they are divided over the manual axes of a mesh.
+
+    Attributes:
+      batch, vectors: the places of the axes that count the matrices and their vectors.
+      kinds: the axes of the kernel that became one axis, for the matrices, vectors and components.
+      spare: mesh axes over which all devices have the same.
+      sizes: the numbers of matrices, vectors and components of the whole.
+    """
+
     batch: int
     vectors: int
+    kinds: tuple[Kind, Kind, Kind]
+    spare: Names
+    sizes: tuple[int, int, int]
+
+    @property
+    def components(self) -> int:
+        return 3 - self.batch - self.vectors
 
     @property
     def axis(self) -> int:
         """The place of the vectors in one of the matrices."""
         return self.vectors - (self.vectors > self.batch)
 
+    @property
+    def names(self) -> Names:
+        """The mesh axes that divide the array."""
+        return sum((kind.over for kind in self.kinds), ())
 
-def as_vectors(x: jax.Array, *, mode: Mode, out_axis: Axes, batch_axis: Axes) -> Matrices:
+
+class Matrices(NamedTuple):
+    """An array of rank 3, and how matrices lie in it."""
+
+    array: jax.Array
+    layout: Layout
+
+
+def as_vectors(x: jax.Array, view: View, split: Split | None = None) -> Matrices:
     """Returns the rows or columns of `x` as vectors along whichever axis they lie.
 
     Axes that lie side by side become one, which moves no data. Axes of one kind that lie apart are brought together at
-    the place of the last of them, so that the last axis stays the last.
+    the place of the last of them, so that the last axis stays the last. Of a shard, only its own axes are touched: the
+    order of vectors and of components does not matter.
     """
-    check_whole(x)
-    batch, rows, columns = _kinds_of_axes(x, out_axis, batch_axis)
-    vectors, components = (rows, columns) if mode == "rows" else (columns, rows)
-    kinds = sorted((kind for kind in (batch, vectors, components) if kind), key=max)
-    order = [axis for kind in kinds for axis in kind]
+    split = split_of(x) if split is None else split
+    kinds, places, order = _order(x, view)
     sizes = [math.prod(x.shape[axis] for axis in kind) for kind in kinds]
+    batch, vectors, components = (
+        Kind(tuple(x.shape[axis] for axis in kind), tuple(split.dims[axis] for axis in kind)) for kind in kinds
+    )
+    found = (batch, vectors, components)
     if order != sorted(order):
         x = x.transpose(order)
-    if not batch:
-        return Matrices(x.reshape(1, *sizes), 0, 1 + kinds.index(vectors))
-    return Matrices(x.reshape(sizes), kinds.index(batch), kinds.index(vectors))
+    shape = [1, 1, 1]
+    for place, size in zip(places, sizes, strict=True):
+        shape[place] = size
+    count, n, d = (size * size_of(kind.over) for size, kind in zip(sizes, found, strict=True))
+    return Matrices(x.reshape(shape), Layout(places[0], places[1], found, split.spare, (count, n, d)))
 
 
-def on_matrices(
-    function: Callable[[jax.Array], jax.Array], x: jax.Array, *, out_axis: Axes, batch_axis: Axes
-) -> jax.Array:
-    """Applies a function of (batch, rows, columns), which keeps that shape, to `x` and returns the shape of `x`."""
-    check_whole(x)
-    order, sizes = _matrix_axes(x, out_axis, batch_axis)
-    transposed = x.transpose(order)
-    return function(transposed.reshape(sizes)).reshape(transposed.shape).transpose(np.argsort(order).tolist())
+def from_vectors(array: jax.Array, x: jax.Array, view: View) -> jax.Array:
+    """Returns an array of rank 3, as `as_vectors` makes it of `x`, in the shape of `x`."""
+    order = _order(x, view)[2]
+    array = array.reshape([x.shape[axis] for axis in order])
+    return array if order == sorted(order) else array.transpose(np.argsort(order).tolist())
 
 
-def _matrix_axes(x: jax.Array, out_axis: Axes, batch_axis: Axes) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Returns the axes of `x` in the order batch, rows, columns, and the sizes of these three."""
-    kinds = _kinds_of_axes(x, out_axis, batch_axis)
-    return sum(kinds, ()), tuple(math.prod(x.shape[axis] for axis in axes) for axes in kinds)
+def _order(x: jax.Array, view: View) -> tuple[tuple[tuple[int, ...], ...], list[int], list[int]]:
+    """Returns the axes that count matrices, vectors and components, their places, and all axes in order."""
+    batch, rows, columns = _kinds_of_axes(x, view.out_axis, view.batch_axis)
+    kinds = (batch, rows, columns) if view.mode == "rows" else (batch, columns, rows)
+    # A kernel without a batch is a batch of one in front.
+    ranked = sorted(range(3), key=lambda kind: max(kinds[kind], default=-1))
+    return kinds, [ranked.index(kind) for kind in range(3)], [axis for kind in ranked for axis in kinds[kind]]
 
 
 def _kinds_of_axes(x: jax.Array, out_axis: Axes, batch_axis: Axes) -> tuple[tuple[int, ...], ...]:

@@ -12,9 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxreg._checks import as_real, check_whole, checked_number, describe, is_float_array
+from jaxreg._checks import as_real, checked_number, describe, is_float_array
+from jaxreg._shards import Names, known_split, split_of, total, varying
 
-Axes = int | tuple[int, ...]
+
+class Over(NamedTuple):
+    """Axes of an array, and the mesh axes that divide these."""
+
+    axes: tuple[int, ...]
+    names: Names = ()
+
+
+Axes = int | tuple[int, ...] | Over
 
 
 def accumulation_dtype(*dtypes: Any) -> np.dtype:
@@ -48,15 +57,43 @@ def in_dtype_of(x: ArrayLike, result: jax.Array) -> jax.Array:
     return result.astype(jnp.asarray(x).dtype)
 
 
+def everything(x: jax.Array) -> Over:
+    """Returns all axes of an array, for a sum or a maximum over the whole."""
+    return Over(tuple(range(x.ndim)), split_of(x).names)
+
+
 def sum_of(x: jax.Array, axes: Axes | None = None) -> jax.Array:
-    """Returns the sum over `axes`, which are kept with size 1, or the sum of the whole array as a scalar."""
-    return jnp.sum(x, axis=axes, keepdims=axes is not None)
+    """Returns the sum over `axes`, which are kept with size 1, or the sum of the whole array as a scalar.
+
+    That of a shard is the sum of the whole, where it is known how the shard is a part of it. Else it is that of the
+    shard, and the sum over shards is that of the whole.
+    """
+    if axes is None:
+        split = known_split(x)
+        return jnp.sum(x) if split is None else total(jnp.sum(x), split.names)
+    over = _over(axes)
+    return total(jnp.sum(x, axis=over.axes, keepdims=True), over.names)
+
+
+def _over(axes: Axes) -> Over:
+    return axes if isinstance(axes, Over) else Over((axes,) if isinstance(axes, int) else axes)
 
 
 def largest(x: jax.Array, axes: Axes | None = None, *, least: float = 0.0) -> jax.Array:
     """Returns the largest value over `axes`, as `sum_of` does, or `least` where there is no larger one."""
-    check_whole(x)
-    return jnp.max(x, axis=axes, keepdims=axes is not None, initial=least)
+    if axes is None:
+        return jnp.max(x, initial=least)
+    over = _over(axes)
+    names = tuple(name for name in over.names if name in varying(x))
+    if not names:
+        return jnp.max(x, axis=over.axes, keepdims=True, initial=least)
+    # The maximum over devices has no derivative, and may lose a NaN. The mean of the largest values has both.
+    here = jnp.max(jax.lax.stop_gradient(x), axis=over.axes, keepdims=True, initial=least)
+    found = jax.lax.pmax(here, names)
+    is_chosen = x == found
+    count = sum_of(is_chosen.astype(x.dtype), over)
+    chosen = sum_of(jnp.where(is_chosen | jnp.isnan(x), x, jnp.zeros_like(x)), over)
+    return jnp.where((count > 0) | jnp.isnan(chosen), chosen / jnp.maximum(count, 1), found)
 
 
 def magnitude(x: jax.Array) -> jax.Array:
@@ -191,19 +228,22 @@ def norms(x: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array]:
     sum is a pass over `x`, the constant is 1 if that does for all vectors, which takes one pass in place of two.
     """
 
-    def near() -> tuple[jax.Array, jax.Array]:
+    def near(x: jax.Array, _: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
         rows, factor, _ = near_one(x, axes)
         return factor, root(sum_of(jnp.square(rows), axes))
 
-    if jax.default_backend() != "cpu":
-        return near()
+    if jax.default_backend() != "cpu" or (isinstance(axes, Over) and axes.names):
+        return near(x)  # where devices add up, they must not go different ways
     squares, is_usual = plain_squares(x, axes)
-    return jax.lax.cond(jnp.all(is_usual), lambda: (jnp.ones_like(squares), jnp.sqrt(squares)), near)
+
+    def plain(_: jax.Array, squares: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jnp.ones_like(squares), jnp.sqrt(squares)
+
+    return jax.lax.cond(jnp.all(is_usual), plain, near, x, squares)
 
 
 def plain_squares(x: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array]:
     """Returns Σx² over `axes`, which are kept with size 1, and where it is far from overflow and from vanishing."""
-    check_whole(x)
     squares, most = sum_of(jnp.square(x), axes), float(np.finfo(x.dtype).max) ** 0.6
     return squares, (squares > 1 / most) & (squares < most)
 

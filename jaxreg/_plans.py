@@ -85,6 +85,14 @@ class Plan(NamedTuple):
         """Returns whether signs must go into the products as they are, which round their factors."""
         return self.raw or self.cosines != self.sums
 
+    def part(self, n: int) -> int:
+        """Returns the number of vectors that meet all n visitors from another device at once.
+
+        It divides n, if that does not make it much smaller, since a ragged block costs a copy of all vectors.
+        """
+        most = max(1, min(self.size, n, LARGEST_PANEL // n))
+        return next((size for size in range(most, most // 2, -1) if n % size == 0), most)
+
     def rounds(self, n: int) -> tuple[int, int, list[Round]]:
         """Returns the number of blocks of n vectors, their size, and the rounds in which every two of them meet once.
 

@@ -2,7 +2,8 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, NoReturn, Self
 
@@ -10,8 +11,10 @@ import flax.serialization
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
-from jaxreg._base import Regularizer, as_regularizer, evaluate
+from jaxreg._alike import alike
+from jaxreg._base import Regularizer, as_regularizer, evaluate, proxed
 from jaxreg._checks import brief, check_bool, check_key, describe, is_inexact_array
 from jaxreg._config import from_dict, to_dict
 from jaxreg._explain import Explanation, Row
@@ -20,6 +23,7 @@ from jaxreg._numerics import add_up
 from jaxreg._paths import check_no_optimizer_state, is_masked, leaves_with_paths, other_names, replace_leaves
 from jaxreg._pytree import identity, is_number, register
 from jaxreg._serialization import RegularizerLike, get
+from jaxreg._shards import divided_as, known_split, placement, size_of, split_from
 
 
 class Met(NamedTuple):
@@ -33,6 +37,7 @@ class Met(NamedTuple):
       rule: the name of its rule in errors.
       place: its place among the parameters with a regularizer, from which its random key is made.
       names: its further paths, where modules of NNX share it.
+      spec: how it is divided inside `jax.shard_map`, where `Rules.with_specs` says it.
     """
 
     path: str
@@ -42,19 +47,39 @@ class Met(NamedTuple):
     rule: str
     place: int
     names: tuple[str, ...] = ()
+    spec: PartitionSpec | None = None
+
+    @contextlib.contextmanager
+    def divided(self) -> Iterator[None]:
+        """Lets the regularizer know how a shard is a part of the parameter. Errors name the place in the tree."""
+        with self.located(), divided_as(self.leaf, None if self.spec is None else split_from(self.spec, self.leaf)):
+            yield
+
+    def kind(self) -> Any:
+        """Returns what parameters have in common whose penalties can be taken together, or None for one alone."""
+        assert self.regularizer is not None
+        if not self.regularizer._sees_matrices or self.regularizer.needs_key or isinstance(self.leaf, np.ndarray):
+            return None
+        with self.divided():
+            place, split = placement(self.leaf), known_split(self.leaf)
+            devices = place.size if place is not None else size_of(split.spare) if split is not None else 1
+            is_alone = place is None and (split is None or not split.names + split.spare)
+        if is_alone or self.leaf.size > _TOGETHER * devices:
+            return None
+        return self.patterns[0], jax.typeof(self.leaf), self.spec
 
     def penalty(self, key: jax.Array | None) -> jax.Array:
         """Returns the penalty of the parameter. It has a random key of its own, made from `key`."""
         assert self.regularizer is not None
-        with self.located():
+        with self.divided():
             own = None if key is None else jax.random.fold_in(key, self.place)
             return evaluate(self.regularizer, self.leaf, own)
 
     def prox(self, step: Any) -> jax.Array:
         """Returns the parameter after a prox step. `step` may be a function of the path and the parameter."""
         assert self.regularizer is not None
-        with self.located():
-            result = self.regularizer.prox(self.leaf, step(self.path, self.leaf) if callable(step) else step)
+        with self.divided():
+            result = proxed(self.regularizer, self.leaf, step(self.path, self.leaf) if callable(step) else step)
             if describe(result) != describe(jnp.asarray(self.leaf)):
                 raise TypeError(
                     f"the prox of {self.regularizer!r} must return {describe(self.leaf)}, got {describe(result)}"
@@ -115,7 +140,8 @@ class Rules:
     patterns: tuple[Pattern, ...]
     regularizers: tuple[Regularizer | None, ...]
     strict: bool
-    _static: ClassVar[frozenset[str]] = frozenset({"patterns", "strict"})
+    specs: tuple[tuple[str, PartitionSpec], ...] | None
+    _static: ClassVar[frozenset[str]] = frozenset({"patterns", "strict", "specs"})
 
     def __init__(self, *pairs: tuple[Pattern, RegularizerLike | str | Mapping[str, Any] | None], strict: bool = True):
         if not pairs:
@@ -142,6 +168,7 @@ class Rules:
         object.__setattr__(self, "patterns", tuple(patterns))
         object.__setattr__(self, "regularizers", tuple(regularizers))
         object.__setattr__(self, "strict", strict)
+        object.__setattr__(self, "specs", None)
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:
         raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
@@ -158,10 +185,65 @@ class Rules:
     def __mul__(self, scale: Any) -> "Rules":
         if not is_number(scale) and not isinstance(scale, bool | np.bool_):
             return NotImplemented
-        scaled = [None if regularizer is None else scale * regularizer for regularizer in self.regularizers]
-        return type(self)(*zip(self.patterns, scaled, strict=True), strict=self.strict)
+        return self._with([None if regularizer is None else scale * regularizer for regularizer in self.regularizers])
 
     __rmul__ = __mul__
+
+    def _with(self, regularizers: Iterable[Regularizer | None]) -> Self:
+        """Returns the same rules with other regularizers."""
+        rules = type(self)(*zip(self.patterns, regularizers, strict=True), strict=self.strict)
+        object.__setattr__(rules, "specs", self.specs)
+        return rules
+
+    def with_specs(self, specs: Any) -> Self:
+        """Returns these rules for use inside `jax.shard_map`, where a parameter is the shard that a device has.
+
+        Every method, and every transform that is made with them, then sees the whole: norms, maxima, cosines and
+        singular values are taken over the devices first. `rules(params)` is the penalty of the whole, the same on every
+        device, so the loss to differentiate is `pmean(local_loss) + rules(params)`. A prox step returns the shard of
+        the new parameter.
+
+        Work is divided as the parameter is. Axes of the `jax.shard_map` that its spec does not name, over which all
+        devices have the same, divide the work on matrices too. For a class or function of your own the parameter is
+        gathered, since nothing is known of what it does.
+
+        Without specs, a sum over weights, such as `L2`, is that of the shard, and any other penalty of a shard is an
+        error. With `check_vma=False` JAX does not know which arrays are shards. Specs are an error there, and arrays
+        are taken as whole. Outside of `jax.shard_map`, arrays are whole, and specs have no effect.
+
+        Args:
+          specs: the `in_specs` of the parameters, a `PartitionSpec` or a tree of them. It may be a prefix: a spec holds
+            for all that is below its path.
+
+        Raises:
+          TypeError: a leaf of `specs` is no `PartitionSpec`.
+          ValueError: When applied to a tree: a shard has no spec, or another one than its own. The message has its
+            path.
+
+        >>> P = jax.sharding.PartitionSpec
+        >>> mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+        >>> specs = {"kernel": P("data")}
+        >>> rules = jaxreg.Rules((r"kernel$", jaxreg.GroupLasso(1.0)))
+        >>> params = {"kernel": jnp.ones((16 * jax.device_count(), 2))}
+        >>> whole = jax.shard_map(rules.with_specs(specs), mesh=mesh, in_specs=(specs,), out_specs=P())
+        >>> bool(jnp.allclose(jax.jit(whole)(params), rules(params)))
+        True
+        """
+        filled = jax.tree.map(lambda s: PartitionSpec() if s is None else s, specs, is_leaf=lambda s: s is None)
+        found = leaves_with_paths(filled)
+        for path, spec in found:
+            if not isinstance(spec, PartitionSpec):
+                raise TypeError(
+                    f"`specs` must hold a PartitionSpec for each parameter, got {describe(spec)} at `{path}`"
+                )
+        rules = self._with(self.regularizers)
+        object.__setattr__(rules, "specs", tuple(found))
+        return rules
+
+    def _spec(self, path: str) -> PartitionSpec | None:
+        """Returns the spec of a parameter: the one with its path, or with the longest that it lies below."""
+        above = [(p, spec) for p, spec in self.specs or () if not p or path == p or path.startswith(f"{p}/")]
+        return max(above, key=lambda found: len(found[0]))[1] if above else None
 
     def __call__(self, tree: Any, *, key: jax.Array | None = None) -> jax.Array:
         """Returns the sum of the penalties of all parameters, a scalar in at least float32.
@@ -173,14 +255,16 @@ class Rules:
     def breakdown(self, tree: Any, *, key: jax.Array | None = None) -> dict[str, jax.Array]:
         """Returns the penalty of each parameter that has one, by path."""
         check_key(key, or_old=True)
-        return {met.path: met.penalty(key) for met in self._met(tree) if met.regularizer is not None}
+        met = [m for m in self._met(tree) if m.regularizer is not None]
+        return {m.path: penalty for m, penalty in zip(met, _penalties(met, key), strict=True)}
 
     def by_rule(self, tree: Any, *, key: jax.Array | None = None) -> dict[int, jax.Array]:
         """Returns the penalty of each rule, by its index, and 0 for a rule that leaves its parameters alone."""
         check_key(key, or_old=True)
-        met = self._met(tree)
+        met = [m for m in self._met(tree) if m.regularizer is not None]
+        penalties = _penalties(met, key)
         return {
-            rule: add_up(m.penalty(key) for m in met if m.regularizer is not None and m.patterns[0] == rule)
+            rule: add_up(penalty for m, penalty in zip(met, penalties, strict=True) if m.patterns[0] == rule)
             for rule in range(len(self.patterns))
         }
 
@@ -229,8 +313,10 @@ class Rules:
         """Returns the rules as plain JSON. A predicate must be a function with a name.
 
         Raises:
-          TypeError: a strength is traced or stacked, or a function has no name.
+          TypeError: a strength is traced or stacked, a function has no name, or the rules have specs.
         """
+        if self.specs is not None:
+            raise TypeError("a config holds no specs; take that of the rules before `with_specs`")
         pairs = [
             [pattern if isinstance(pattern, str) else to_dict(pattern), regularizer and to_dict(regularizer)]
             for pattern, regularizer in self._pairs()
@@ -252,7 +338,8 @@ class Rules:
 
     def __repr__(self) -> str:
         pairs = ", ".join(f"({repr(p) if isinstance(p, str) else brief(p)}, {r!r})" for p, r in self._pairs())
-        return f"Rules({pairs}{'' if self.strict else ', strict=False'})"
+        specs = "" if self.specs is None else f".with_specs({dict(self.specs)})"
+        return f"Rules({pairs}{'' if self.strict else ', strict=False'}){specs}"
 
     def _pairs(self) -> list[tuple[Pattern, Regularizer | None]]:
         return list(zip(self.patterns, self.regularizers, strict=True))
@@ -284,12 +371,39 @@ class Rules:
             rule = m.patterns[0] if m.patterns else None
             regularizer = None if rule is None or is_masked(m.leaf) else self.regularizers[rule]
             name = "" if rule is None else labels[rule]
-            found.append(Met(m.path, m.leaf, m.patterns, regularizer, name, place, tuple(others.get(m.path, ()))))
+            names = tuple(others.get(m.path, ()))
+            found.append(Met(m.path, m.leaf, m.patterns, regularizer, name, place, names, self._spec(m.path)))
             place += regularizer is not None
         return found
 
 
 register(Rules)
+
+# Kernels of which a device has at most so many weights meet in one exchange, where there are several of one shape.
+_TOGETHER = 2**19
+
+
+def _penalties(met: list[Met], key: jax.Array | None) -> list[jax.Array]:
+    """Returns the penalties of parameters that have one.
+
+    Kernels on a mesh that are alike under one rule are taken together, so that devices exchange parts of all at once.
+    """
+    kinds: dict[Any, list[int]] = {}
+    for i, m in enumerate(met):
+        kinds.setdefault(m.kind() or i, []).append(i)
+    found: dict[int, jax.Array] = {}
+    for places in kinds.values():
+        first = met[places[0]]
+        if len(places) == 1:
+            found[places[0]] = first.penalty(key)
+            continue
+        assert first.regularizer is not None
+        with first.divided():
+            # The gradient of each is divided as it is, and not as that of all together.
+            together = jnp.stack([alike(met[i].leaf, met[i].leaf) for i in places])
+            one = functools.partial(evaluate, first.regularizer, key=None)
+            found |= dict(zip(places, jax.vmap(one)(together), strict=True))
+    return [found[i] for i in range(len(met))]
 
 
 def _to_state_dict(rules: Rules) -> dict[str, Any]:
@@ -308,7 +422,7 @@ def _from_state_dict(rules: Rules, state: dict[str, Any]) -> Rules:
         flax.serialization.from_state_dict(regularizer, state[name], name=name)
         for name, regularizer in zip(names, rules.regularizers, strict=True)
     ]
-    return Rules(*zip(rules.patterns, restored, strict=True), strict=rules.strict)
+    return rules._with(restored)
 
 
 def _state_names(rules: Rules) -> list[str]:
@@ -329,7 +443,7 @@ def _row(met: Met, key: jax.Array | None) -> Row:
         return Row(met.path, f"{describe(met.leaf)}, not an array", 1, (), None)
     cost, seen = None, ""
     if met.regularizer is not None:
-        with met.located():
+        with met.divided():
             seen = met.regularizer._seen(met.leaf)
         if isinstance(met.leaf, jax.ShapeDtypeStruct | jax.core.Tracer):
             # A key is as good as another one where there are no values.

@@ -11,17 +11,27 @@ relative difference of √eps, which is as far from the exact derivative as the 
 that jumps has no limit, but its values are exact, so that its quotients are too.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxreg._numerics import largest, near_one, sum_of
+from jaxreg._matrix import Layout, Matrices, own_places
+from jaxreg._numerics import Over, largest, near_one, sum_of
+from jaxreg._shards import Names, somewhere, total, varying_over
+from jaxreg._spread import Unit, dealt, value_of_shards
 
 Map = Callable[[jax.Array, jax.Array], jax.Array]
+State = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
+
+# Subspace iteration follows so many singular vectors. After the first is at rest, to a few units in the last place, it
+# goes on for some steps, in which the error falls by the ratio of squared singular values to their power.
+FOLLOWED, FURTHER_STEPS, MOST_STEPS = 8, 10, 300
 
 _matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 
@@ -111,7 +121,11 @@ def _quotient(above: jax.Array, below: jax.Array, limit: jax.Array) -> jax.Array
 
 def _tolerance(x: jax.Array) -> jax.Array:
     """Returns the part of the largest singular value that is rounding."""
-    return jnp.asarray(max(x.shape) * np.finfo(x.dtype).eps, x.dtype)
+    return jnp.asarray(_tolerance_of(x.shape, x.dtype), x.dtype)
+
+
+def _tolerance_of(shape: tuple[int, ...], dtype: Any) -> float:
+    return float(max(shape) * np.finfo(dtype).eps)
 
 
 def _nonzero(s: jax.Array, tolerance: jax.Array) -> jax.Array:
@@ -121,3 +135,160 @@ def _nonzero(s: jax.Array, tolerance: jax.Array) -> jax.Array:
 def _mean_of_largest(s: jax.Array, tolerance: jax.Array) -> jax.Array:
     chosen = ((s > 0) & (s >= (1 - tolerance) * largest(s))).astype(s.dtype)
     return chosen / jnp.maximum(sum_of(chosen), 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class SumOverMatrices:
+    """The penalty of matrices that is the sum of a function of each, where they may be divided."""
+
+    function: Callable[[jax.Array], jax.Array]
+
+    def __call__(self, matrices: Matrices) -> jax.Array:
+        x, layout = matrices
+        if layout.names or layout.spare:
+            return value_of_shards(x, layout, _SumOfShards(self.function))
+        return sum_of(jax.vmap(self.function, in_axes=layout.batch)(x))
+
+
+@dataclasses.dataclass(frozen=True)
+class _SumOfShards:
+    """The job of `SumOverMatrices` for a device, which has whole matrices."""
+
+    function: Callable[[jax.Array], jax.Array]
+
+    unit: ClassVar[Unit] = "matrices"
+
+    def __call__(self, x: jax.Array, layout: Layout, ring: Names, graded: bool) -> tuple[jax.Array, Any]:
+        def value(x: jax.Array) -> jax.Array:
+            return sum_of(jax.vmap(self.function, in_axes=layout.batch)(x))
+
+        return jax.value_and_grad(value)(x) if graded else (value(x), None)
+
+
+@dataclasses.dataclass(frozen=True)
+class MapSingularValues:
+    """The function of matrices, which may be divided, and a parameter, that maps the singular values of each."""
+
+    g: Map
+
+    def __call__(self, matrices: Matrices, parameter: jax.Array) -> jax.Array:
+        x, layout = matrices
+        found = dealt(x, layout, "matrices")
+        one = functools.partial(map_singular_values, self.g, parameter=parameter)
+        return found.back(jax.vmap(one, in_axes=layout.batch, out_axes=layout.batch)(found.array))
+
+
+@dataclasses.dataclass(frozen=True)
+class LargestSingularValues:
+    """The penalty of matrices that is the sum of their largest singular values, where they may be divided."""
+
+    def __call__(self, matrices: Matrices) -> jax.Array:
+        x, layout = matrices
+        if layout.kinds[1].over or layout.kinds[2].over:
+            return value_of_shards(x, layout, _LargestOfShards())
+        return SumOverMatrices(spectral_norm)(matrices)
+
+
+@dataclasses.dataclass(frozen=True)
+class _LargestOfShards:
+    """The job of `LargestSingularValues` for a device that has parts of matrices."""
+
+    unit: ClassVar[Unit] = "parts"
+
+    def __call__(self, x: jax.Array, layout: Layout, ring: Names, graded: bool) -> tuple[jax.Array, Any]:
+        return _largest_of_shards(x, layout)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _largest_of_shards(x: jax.Array, layout: Layout) -> tuple[jax.Array, jax.Array]:
+    """Returns Σσ₁ over all matrices, and its gradient, by subspace iteration.
+
+    Where that does not converge, or more singular values meet than it follows, matrices are gathered and decomposed.
+    """
+    is_found, value, gradient = _by_iteration(x, layout)
+    return lax.cond(
+        is_found,
+        lambda value, gradient, x: (value, gradient),
+        lambda value, gradient, x: _by_decomposition(x, layout),
+        *(value, gradient, x),
+    )
+
+
+@_largest_of_shards.defjvp
+def _largest_of_shards_jvp(
+    layout: Layout, primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    changes = jax.jvp(lambda x: _by_decomposition(x, layout), primals, tangents)[1]
+    return _largest_of_shards(*primals, layout), changes
+
+
+def _by_decomposition(x: jax.Array, layout: Layout) -> tuple[jax.Array, jax.Array]:
+    found = dealt(x, layout, "matrices")
+    value, gradient = _SumOfShards(spectral_norm)(found.array, layout, (), True)
+    return total(value, layout.names + layout.spare), found.back(gradient)
+
+
+def _by_iteration(x: jax.Array, layout: Layout) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns whether the iteration has converged, Σσ₁, and its gradient.
+
+    A few vectors are multiplied by XᵀX again and again, and made orthonormal. Only these are added up over devices.
+    """
+    batch, rows, columns = layout.kinds
+    order = (layout.batch, layout.vectors, layout.components)
+    eps = float(np.finfo(x.dtype).eps)
+    x, factor, _ = near_one(x.transpose(order), Over((1, 2), rows.over + columns.over))
+    followed = min(FOLLOWED, *layout.sizes[1:])
+
+    def product(a: jax.Array, b: jax.Array, over: Names = (), *, contracted: int = 2) -> jax.Array:
+        """Returns ab, or aᵀb, added up over the devices that divide what is contracted."""
+        dims = (((contracted,), (1,)), ((0,), (0,)))
+        return total(lax.dot_general(a, b, dims, precision=lax.Precision.HIGHEST), over)
+
+    def squares(v: jax.Array, over: Names) -> tuple[jax.Array, jax.Array]:
+        """Returns the squares of the singular values of `v`, in ascending order, and its right singular vectors."""
+        s, q = jnp.linalg.eigh(product(v, v, over, contracted=1))
+        return s[:, None, :], q
+
+    def orthonormal(v: jax.Array) -> jax.Array:
+        for _ in range(2):  # once loses half of the digits
+            s, q = squares(v, columns.over)
+            is_there = s > eps * s[:, :, -1:]  # directions that vanish become zeros
+            v = product(
+                v, jnp.where(is_there, q / jnp.sqrt(jnp.where(is_there, s, jnp.ones_like(s))), jnp.zeros_like(q))
+            )
+        return v
+
+    def seen(v: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns right singular vectors, left ones times σ, and σ², as far as the subspace shows them."""
+        v = orthonormal(v)
+        u = product(x, v, columns.over)
+        s, q = squares(u, rows.over)
+        return product(v, q), product(u, q), s
+
+    def step(state: State) -> State:
+        v, count, further, _ = state
+        v, u, s = seen(v)
+        following = product(x, u, rows.over, contracted=1)
+        apart = jnp.sqrt(sum_of(jnp.square(following - v * s)[:, :, -1:], Over((1,), columns.over)))
+        goes_on = somewhere(jnp.any(apart > 16 * eps * s[:, :, -1:]))
+        is_finite = ~somewhere(jnp.any(~jnp.isfinite(apart)))
+        return following, count + 1, jnp.where(goes_on, further, further + 1), is_finite
+
+    def goes_on(state: State) -> jax.Array:
+        _, count, further, is_finite = state
+        return (count < MOST_STEPS) & (further < FURTHER_STEPS) & is_finite
+
+    start = jax.random.normal(jax.random.key(0), (layout.sizes[2], followed), x.dtype)[own_places(columns)]
+    start = varying_over(jnp.broadcast_to(start, (x.shape[0], *start.shape)), columns.over + batch.over)
+    none = jnp.zeros((), jnp.int32)
+    v, _, further, is_finite = lax.while_loop(goes_on, step, (start, none, none, jnp.ones((), bool)))
+    v, u, s = seen(v)
+    highest = s[:, :, -1:]
+    chosen = (s > 0) & (s >= jnp.square(1 - _tolerance_of(layout.sizes[1:], x.dtype)) * highest)
+    more_may_meet = somewhere(jnp.any(jnp.all(chosen, axis=2))) if followed < min(layout.sizes[1:]) else False
+    is_found = is_finite & (further >= FURTHER_STEPS) & ~jnp.asarray(more_may_meet)
+    value = sum_of(factor * jnp.sqrt(highest))
+    count = jnp.maximum(sum_of(chosen.astype(x.dtype), 2), 1)
+    share = jnp.where(chosen, 1 / (jnp.sqrt(jnp.where(chosen, s, jnp.ones_like(s))) * count), jnp.zeros_like(s))
+    gradient = lax.dot_general(u * share, v, (((2,), (2,)), ((0,), (0,))), precision=lax.Precision.HIGHEST)
+    return is_found, total(value, layout.names + layout.spare), gradient.transpose(np.argsort(order).tolist())

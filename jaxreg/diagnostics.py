@@ -1,6 +1,5 @@
 """Numbers about weights: the angles between the rows or columns of a kernel, and the weights that are exactly zero."""
 
-import functools
 from typing import Any
 
 import jax
@@ -9,12 +8,15 @@ import numpy as np
 from jax.typing import ArrayLike
 from rich.table import Table
 
-from jaxreg._checks import check_whole, describe, is_float_array
-from jaxreg._gram import all_cosines, largest_cosine
-from jaxreg._matrix import Axes, Matrices, Mode, as_vectors, check_mode, checked_axes, positive_axes, within_groups
+from jaxreg._angles import LargestCosine, over_batch
+from jaxreg._checks import describe, is_float_array
+from jaxreg._gram import all_cosines
+from jaxreg._matrix import Axes, Mode, View, as_vectors, check_mode, checked_axes, positive_axes, within_groups
 from jaxreg._names import public
-from jaxreg._numerics import as_wide, largest
+from jaxreg._numerics import as_wide
 from jaxreg._paths import check_no_optimizer_state, leaves_with_paths, replace_leaves
+from jaxreg._shards import gathered, split_of
+from jaxreg._spread import penalty_of_matrices
 from jaxreg._tables import Tables, add_row, table
 
 
@@ -31,6 +33,8 @@ def cosines(x: ArrayLike, *, mode: Mode = "rows", out_axis: Axes = -1, batch_axi
       out_axis: the axis or axes that are the columns.
       batch_axis: the axis or axes that count independent matrices.
 
+    A kernel that is divided over a mesh is gathered, so every device has all cosines.
+
     Returns:
       An array (n, n) in at least float32, or (batch, n, n) where `batch_axis` names an axis.
 
@@ -41,8 +45,11 @@ def cosines(x: ArrayLike, *, mode: Mode = "rows", out_axis: Axes = -1, batch_axi
     Array([[1., 0.],
            [0., 1.]], dtype=float32)
     """
-    vectors = _vectors(x, mode, out_axis, batch_axis)
-    grams = jax.vmap(functools.partial(all_cosines, axis=vectors.axis), in_axes=vectors.batch)(vectors.array)
+    check_mode(mode)
+    x = as_wide(x)
+    split_of(x)  # raises an error for a shard
+    vectors = as_vectors(gathered(x), View(mode, out_axis, batch_axis))
+    grams = over_batch(all_cosines, *vectors)
     return grams[0] if isinstance(batch_axis, tuple | list) and not batch_axis else grams
 
 
@@ -61,14 +68,8 @@ def mutual_coherence(x: ArrayLike, *, mode: Mode = "rows", out_axis: Axes = -1, 
 
     Source: Welch, Lower bounds on the maximum cross correlation of signals, 1974.
     """
-    vectors = _vectors(x, mode, out_axis, batch_axis)
-    one_by_one = jnp.moveaxis(vectors.array, vectors.batch, 0)
-    return largest(jax.lax.map(functools.partial(largest_cosine, axis=vectors.axis), one_by_one))
-
-
-def _vectors(x: ArrayLike, mode: Mode, out_axis: Axes, batch_axis: Axes) -> Matrices:
     check_mode(mode)
-    return as_vectors(as_wide(x), mode=mode, out_axis=out_axis, batch_axis=batch_axis)
+    return penalty_of_matrices(LargestCosine(), as_wide(x), View(mode, out_axis, batch_axis))
 
 
 @public
@@ -178,6 +179,10 @@ def _parameters(tree: Any) -> list[tuple[str, Any]]:
     for path, leaf in found:
         if isinstance(leaf, jax.ShapeDtypeStruct):
             raise TypeError(f"`tree` must hold values, got the shape {describe(leaf)} at `{path}`")
+        try:
+            split_of(leaf)  # raises an error for a shard, whose share is not that of the whole
+        except ValueError as error:
+            raise ValueError(f"at `{path}`: {error}") from error
     return found
 
 
@@ -194,15 +199,14 @@ def _dead(tree: Any, group_axis: Axes, batch_axis: Axes) -> dict[str, jax.Array]
         is_scale = rank == 1 and path.rsplit("/", 1)[-1] in _SCALES
         if is_scale or rank > 1:
             try:
-                check_whole(leaf)
                 positive_axes(batch_axis, leaf.ndim, name="batch_axis")
                 if is_scale:
                     found[path] = leaf == 0
                     continue
-                axes, _ = within_groups(leaf, group_axis, batch_axis, False)
+                over, _ = within_groups(leaf, group_axis, batch_axis, False)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"at `{path}`: {error}") from error
-            found[path] = jnp.all(leaf == 0, axis=axes)
+            found[path] = jnp.all(leaf == 0, axis=over.axes)
     return found
 
 

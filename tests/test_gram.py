@@ -10,7 +10,7 @@ import pytest
 from jax import lax
 
 import jaxreg
-from jaxreg import _gram, penalties
+from jaxreg import _angles, _gram, penalties
 from jaxreg._plans import TABLE, Plan, plan_for
 
 FOURTH = _gram.Element(lambda c: c**4, lambda c: 4 * c**3)  # without a degree, so that the value is added up
@@ -329,7 +329,7 @@ def test_hessian_products_keep_no_tiles():
 
 
 def test_large_batches_go_one_by_one_to_the_same_sum():
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, _gram.ONE_BY_ONE + 9, 4)), jnp.float32)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, _angles.ONE_BY_ONE + 9, 4)), jnp.float32)
     for axis in (0, 1):
         moved = jnp.moveaxis(x, 0, axis)
         together = jax.grad(functools.partial(penalties.orthogonal, batch_axis=axis))(moved)
@@ -418,7 +418,7 @@ def test_precision_on_an_accelerator(monkeypatch, n, dtype, precision, least, mo
     d = 256 if n == 600 else 64
     x = jnp.asarray(matrix(n, d), dtype)
     plan = plan_for("tpu", n, d, x.dtype, precision)
-    _, found = _gram._of_cosines(0, _gram.ABSOLUTE, True, plan, x)
+    _, found = _gram.of_cosines(0, _gram.ABSOLUTE, True, plan, x)
     slope = reference(np.asarray(x, np.float64))[1]
     error = np.linalg.norm(np.asarray(found) - slope) / np.linalg.norm(slope)
     assert least <= error <= most

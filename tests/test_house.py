@@ -26,8 +26,8 @@ PACKAGE = ROOT / "jaxreg"
 # From the ground up. A module may import those on lower floors, and on its own floor those to its left. A package comes
 # after its modules.
 FLOORS = (
-    ("_names", "_checks", "_numerics", "_pytree", "_matrix", "_paths", "_tables"),
-    ("_plans", "_gram", "_singular"),
+    ("_names", "_checks", "_alike", "_shards", "_numerics", "_pytree", "_matrix", "_paths", "_tables"),
+    ("_plans", "_spread", "_gram", "_angles", "_singular"),
     ("penalties._elementwise", "penalties._groups", "penalties._norms", "penalties._orthogonality", "penalties"),
     ("prox._elementwise", "prox._groups", "prox._norms", "prox"),
     ("_config", "_base", "_regularizers._shipped"),

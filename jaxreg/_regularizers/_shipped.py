@@ -43,6 +43,8 @@ class Shipped(Regularizer):
     multiplies the penalty. A class without such a field is the penalty with its options alone.
     """
 
+    _takes_shards = True
+
     _penalty: ClassVar[Callable[..., jax.Array]]
     _prox: ClassVar[Callable[..., jax.Array] | None] = None
 
@@ -53,6 +55,7 @@ class Shipped(Regularizer):
         super().__init_subclass__(**kwargs)
         if not cls.__name__.startswith("_"):
             BUILT_IN[cls.__name__] = cls
+            cls._sees_matrices = any(field.name == "out_axis" for field in dataclasses.fields(cls))
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -6,7 +6,7 @@ from jax.typing import ArrayLike
 from jaxreg._checks import option
 from jaxreg._matrix import Axes, within_groups
 from jaxreg._names import public
-from jaxreg._numerics import as_wide, magnitude, norm, scaled, sum_of
+from jaxreg._numerics import as_wide, everything, magnitude, norm, scaled, sum_of
 
 
 @public
@@ -22,7 +22,7 @@ def group_lasso(
     """
     x = as_wide(x)
     axes, weight = within_groups(x, group_axis, batch_axis, size_weighted)
-    return weight * sum_of(norm(x, axes))
+    return weight * sum_of(sum_of(norm(x, axes), everything(x)))
 
 
 @public

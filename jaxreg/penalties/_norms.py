@@ -3,10 +3,11 @@
 import jax
 from jax.typing import ArrayLike
 
-from jaxreg._matrix import Axes, as_matrices
+from jaxreg._matrix import Axes, View
 from jaxreg._names import public
-from jaxreg._numerics import as_wide, largest, magnitude, sum_of
-from jaxreg._singular import nuclear_norm, spectral_norm
+from jaxreg._numerics import as_wide, everything, largest, magnitude, sum_of
+from jaxreg._singular import LargestSingularValues, SumOverMatrices, nuclear_norm
+from jaxreg._spread import penalty_of_matrices
 
 
 @public
@@ -19,7 +20,8 @@ def linf(x: ArrayLike) -> jax.Array:
     >>> float(jaxreg.penalties.linf(jnp.array([1.0, -2.0, 0.0])))
     2.0
     """
-    return largest(magnitude(as_wide(x)))
+    x = magnitude(as_wide(x))
+    return sum_of(largest(x, everything(x)))
 
 
 @public
@@ -32,7 +34,8 @@ def nuclear(x: ArrayLike, *, out_axis: Axes = -1, batch_axis: Axes = ()) -> jax.
     >>> print(f"{jaxreg.penalties.nuclear(jnp.diag(jnp.array([3.0, -4.0]))):.4f}")
     7.0000
     """
-    return sum_of(jax.vmap(nuclear_norm)(as_matrices(as_wide(x), out_axis=out_axis, batch_axis=batch_axis)))
+    view = View(out_axis=out_axis, batch_axis=batch_axis)
+    return penalty_of_matrices(SumOverMatrices(nuclear_norm), as_wide(x), view)
 
 
 @public
@@ -45,4 +48,5 @@ def spectral(x: ArrayLike, *, out_axis: Axes = -1, batch_axis: Axes = ()) -> jax
     >>> print(f"{jaxreg.penalties.spectral(jnp.diag(jnp.array([3.0, -4.0]))):.4f}")
     4.0000
     """
-    return sum_of(jax.vmap(spectral_norm)(as_matrices(as_wide(x), out_axis=out_axis, batch_axis=batch_axis)))
+    view = View(out_axis=out_axis, batch_axis=batch_axis)
+    return penalty_of_matrices(LargestSingularValues(), as_wide(x), view)

@@ -1,15 +1,15 @@
 """Penalties of the angles between the rows, or columns, of a kernel."""
 
-import functools
-
 import jax
 from jax.typing import ArrayLike
 
-from jaxreg._gram import ABSOLUTE, check_sample, frame_excess, mean_over_pairs, over_batch, random_vectors
-from jaxreg._matrix import Axes, Matrices, Mode, as_vectors, check_mode
+from jaxreg._angles import ExcessOfFrames, MeanOverPairs
+from jaxreg._gram import check_sample
+from jaxreg._matrix import Axes, Mode, View, check_mode
 from jaxreg._names import public
 from jaxreg._numerics import as_floats
 from jaxreg._plans import Precision, check_precision
+from jaxreg._spread import penalty_of_matrices
 
 
 @public
@@ -31,13 +31,14 @@ def orthogonal(
     >>> print(f"{jaxreg.penalties.orthogonal(jnp.array([[1.0, 0.0], [1.0, 1.0]])):.4f}")
     0.7071
     """
+    check_mode(mode)
+    check_precision(precision)
     check_sample(sample)
-    matrices = _vectors(x, mode, out_axis, batch_axis, precision)
-    if sample is not None:
-        if key is None:
-            raise ValueError(f"`key` must be given where `sample` is, got None for sample={sample}")
-        matrices = random_vectors(matrices, sample, key)
-    return over_batch(functools.partial(mean_over_pairs, element=ABSOLUTE, precision=precision), matrices)
+    if sample is not None and key is None:
+        raise ValueError(f"`key` must be given where `sample` is, got None for sample={sample}")
+    view = View(mode, out_axis, batch_axis)
+    keys = () if sample is None else (key,)
+    return penalty_of_matrices(MeanOverPairs(precision=precision, sample=sample), as_floats(x), view, *keys)
 
 
 @public
@@ -57,12 +58,6 @@ def frame_potential(
     >>> print(f"{jaxreg.penalties.frame_potential(jnp.ones((3, 2))):.4f}")
     0.7500
     """
-    matrices = _vectors(x, mode, out_axis, batch_axis, precision)
-    return over_batch(functools.partial(frame_excess, precision=precision), matrices)
-
-
-def _vectors(x: ArrayLike, mode: Mode, out_axis: Axes, batch_axis: Axes, precision: Precision) -> Matrices:
-    """Returns the vectors of a kernel that are compared, in its own dtype."""
     check_mode(mode)
     check_precision(precision)
-    return as_vectors(as_floats(x), mode=mode, out_axis=out_axis, batch_axis=batch_axis)
+    return penalty_of_matrices(ExcessOfFrames(precision), as_floats(x), View(mode, out_axis, batch_axis))

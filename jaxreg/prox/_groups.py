@@ -12,7 +12,8 @@ from jax.typing import ArrayLike
 from jaxreg._checks import checked_step, option
 from jaxreg._matrix import Axes, within_groups
 from jaxreg._names import public
-from jaxreg._numerics import as_wide, in_dtype_of, largest, norms, plain_squares, sum_of
+from jaxreg._numerics import Over, as_wide, in_dtype_of, largest, norms, plain_squares, sum_of
+from jaxreg._shards import somewhere
 from jaxreg.prox._elementwise import soft
 
 
@@ -59,18 +60,19 @@ def sparse_group_lasso(
     return in_dtype_of(x, _shrunk(soft(wide, step * l1), weight * step * group, axes))
 
 
-def _shrunk(x: jax.Array, step: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+def _shrunk(x: jax.Array, step: jax.Array, axes: Over) -> jax.Array:
     """Returns groups, whose weights lie along `axes`, moved towards 0 by the steps of their weights."""
     if step.ndim == 0:
         factor, rest = norms(x, axes)
         dead = factor * rest <= step
         cut = jnp.where(dead, jnp.zeros_like(rest), step) / factor / jnp.where(dead, jnp.ones_like(rest), rest)
         return jnp.where(dead, jnp.zeros_like(x), x * (1 - cut))
-    return _shrunk_by_each(x, step, axes)
+    # Where devices add up, they must not go different ways.
+    return _shrunk_by_newton(x, step, axes) if axes.names else _shrunk_by_each(x, step, axes)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _shrunk_by_each(x: jax.Array, step: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+def _shrunk_by_each(x: jax.Array, step: jax.Array, axes: Over) -> jax.Array:
     """Returns what `_shrunk_by_newton` does, in four passes where all groups allow it.
 
     Let t(s) = ‖x‖/√Σ(x/(s + step))², which is s plus a mean of the steps. The norm after the steps is where t is ‖x‖,
@@ -102,12 +104,12 @@ def _shrunk_by_each(x: jax.Array, step: jax.Array, axes: tuple[int, ...]) -> jax
 
 @_shrunk_by_each.defjvp
 def _shrunk_by_each_jvp(
-    axes: tuple[int, ...], primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+    axes: Over, primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
     return jax.jvp(lambda x, step: _shrunk_by_newton(x, step, axes), primals, tangents)
 
 
-def _shrunk_by_newton(x: jax.Array, step: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+def _shrunk_by_newton(x: jax.Array, step: jax.Array, axes: Over) -> jax.Array:
     """Returns groups moved towards 0 by the steps of their weights, for all magnitudes of both."""
     # In units of the group's magnitude, so that no square of a small norm is divided by.
     unit, _ = norms(lax.stop_gradient(x), axes)
@@ -118,7 +120,7 @@ def _shrunk_by_newton(x: jax.Array, step: jax.Array, axes: tuple[int, ...]) -> j
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _norm_after(x: jax.Array, step: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+def _norm_after(x: jax.Array, step: jax.Array, axes: Over) -> jax.Array:
     """Returns the root s of Σ(x/(s + step))² = 1 in each group, and 0 where the sum is below 1 at s = 0 already.
 
     One over the square root of that sum is concave in s, so Newton's method rises to the root from below. It starts
@@ -139,7 +141,8 @@ def _norm_after(x: jax.Array, step: jax.Array, axes: tuple[int, ...]) -> jax.Arr
 
     def goes_on(state: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         s, rise, count = state
-        return (count < 100) & jnp.any(rise > math.sqrt(np.finfo(s.dtype).eps) / 2 * s)
+        rises = jnp.any(rise > math.sqrt(np.finfo(s.dtype).eps) / 2 * s)
+        return (count < 100) & (somewhere(rises) if axes.names else rises)
 
     first = newton((start, start, jnp.zeros((), jnp.int32)))
     return lax.while_loop(goes_on, newton, first)[0]
@@ -147,7 +150,7 @@ def _norm_after(x: jax.Array, step: jax.Array, axes: tuple[int, ...]) -> jax.Arr
 
 @_norm_after.defjvp
 def _norm_after_jvp(
-    axes: tuple[int, ...], primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+    axes: Over, primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
     (x, step), (dx, dstep) = primals, tangents
     s = _norm_after(x, step, axes)
@@ -158,7 +161,7 @@ def _norm_after_jvp(
     return s, jnp.where(alive, change / jnp.where(alive, slope, jnp.ones_like(slope)), jnp.zeros_like(s))
 
 
-def _terms(x: jax.Array, step: jax.Array, s: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+def _terms(x: jax.Array, step: jax.Array, s: jax.Array, axes: Over) -> tuple[jax.Array, jax.Array]:
     """Returns x/(s + step), and the sum of its squares over s + step, half of how fast the sum of squares falls."""
     below = jnp.where(s + step > 0, s + step, jnp.ones_like(step))
     ratio = x / below

@@ -9,11 +9,14 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jaxreg._checks import checked_step
-from jaxreg._matrix import Axes, on_matrices
+from jaxreg._matrix import Axes, View
 from jaxreg._names import public
-from jaxreg._numerics import as_wide, in_dtype_of, largest, sum_of
-from jaxreg._singular import Map, map_singular_values
+from jaxreg._numerics import Over, as_wide, everything, in_dtype_of, largest, sum_of
+from jaxreg._singular import Map, MapSingularValues
+from jaxreg._spread import map_matrices
 from jaxreg.prox._elementwise import soft
+
+State = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 
 
 @public
@@ -27,7 +30,7 @@ def linf(x: ArrayLike, step: ArrayLike) -> jax.Array:
     """
     wide = as_wide(x)
     step = checked_step(step, wide, for_each=False)
-    level = _cut_level(jnp.abs(wide).ravel(), step)
+    level = _cut_level(jnp.abs(wide), step, everything(wide))
     return in_dtype_of(x, jnp.clip(wide, -level, level))
 
 
@@ -60,28 +63,43 @@ def spectral(x: ArrayLike, step: ArrayLike, *, out_axis: Axes = -1, batch_axis: 
 def _mapped(g: Map, x: ArrayLike, step: ArrayLike, out_axis: Axes, batch_axis: Axes) -> jax.Array:
     wide = as_wide(x)
     step = checked_step(step, wide, for_each=False)
-    one = functools.partial(map_singular_values, g, parameter=step)
-    return in_dtype_of(x, on_matrices(jax.vmap(one), wide, out_axis=out_axis, batch_axis=batch_axis))
+    view = View(out_axis=out_axis, batch_axis=batch_axis)
+    return in_dtype_of(x, map_matrices(MapSingularValues(g), wide, view, step))
 
 
 def _cut(s: jax.Array, step: jax.Array) -> jax.Array:
-    return jnp.minimum(s, _cut_level(s, step))
+    return jnp.minimum(s, _cut_level(s, step, Over((0,))))
 
 
-def _cut_level(sizes: jax.Array, step: jax.Array) -> jax.Array:
-    """Returns the level θ >= 0 with Σ(sizes − θ)₊ = step, and 0 where there is none."""
+@functools.partial(jax.jit, static_argnames="over")
+def _cut_level(sizes: jax.Array, step: jax.Array, over: Over) -> jax.Array:
+    """Returns the level θ >= 0 with Σ(sizes − θ)₊ = step, and 0 where there is none, kept with the axes of `over`.
+
+    Of some of the sizes, (Σ sizes − step)/count is the level if these are all that are above it. It rises as those
+    below it are left out, until there are none. That takes few passes and no sort, so nothing is gathered.
+    """
     if not sizes.size:
         return jnp.zeros((), sizes.dtype)
-    # The sorted sizes give the number of those that are cut. The level itself comes from the sum of these alone.
-    highest = lax.stop_gradient(largest(sizes))
+    highest = lax.stop_gradient(largest(sizes, over))
     # Its reciprocal must not be a denormal number, which hardware may take for 0.
     unit = jnp.minimum(jnp.where(highest > 0, highest, jnp.ones_like(highest)), 1 / np.finfo(sizes.dtype).tiny)
-    sizes = sizes / unit
-    ordered = jnp.sort(lax.stop_gradient(sizes))[::-1]
-    counts = jnp.asarray(np.arange(1, sizes.size + 1), sizes.dtype)
-    levels = (jnp.cumsum(ordered) - lax.stop_gradient(step) / unit) / counts
-    count = jnp.maximum(sum_of((ordered > levels).astype(jnp.int32)), 1)
-    cut = sizes >= jnp.take(ordered, count - 1)
-    kept = sum_of(jnp.where(cut, sizes, jnp.zeros_like(sizes))) - step / unit
-    level = jnp.maximum(kept / sum_of(cut.astype(sizes.dtype)), 0) * unit
+    sizes, step = sizes / unit, step / unit
+
+    def above(bound: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns the number of sizes above a bound, and the level if all of these are above it."""
+        is_above = sizes > bound
+        count = sum_of(is_above.astype(sizes.dtype), over)
+        kept = sum_of(jnp.where(is_above, sizes, jnp.zeros_like(sizes)), over)
+        return count, (kept - step) / jnp.maximum(count, 1)
+
+    def higher(state: State) -> State:
+        bound, count, level, _ = state
+        fewer, next_level = above(level)
+        goes_on = (fewer > 0) & (fewer < count)
+        return (jnp.where(goes_on, level, bound), fewer, jnp.where(goes_on, next_level, level), goes_on)
+
+    lowest = -jnp.ones_like(highest)
+    first = (lowest, *above(lowest), jnp.ones_like(highest, dtype=bool))
+    bound = lax.while_loop(lambda state: jnp.any(state[-1]), higher, lax.stop_gradient(first))[0]
+    level = jnp.maximum(above(bound)[1], 0) * unit
     return jnp.where(jnp.isnan(highest), highest, level)

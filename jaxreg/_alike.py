@@ -1,0 +1,57 @@
+"""An array that is divided over a mesh as another one is, where only the compiler knows how that is.
+
+On an Auto mesh the type of an array does not show how it is divided. A gradient should be divided as its parameter is,
+so the compiler is told that the two are alike.
+"""
+
+import itertools
+from typing import Any
+
+import jax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jaxlib.mlir.dialects import sdy
+
+_alike_p = Primitive("divided_alike")
+_groups = itertools.count()
+
+
+def alike(y: jax.Array, x: jax.Array) -> jax.Array:
+    """Returns `y`, divided as `x` is, which has the same shape. Its cotangent is divided so too.
+
+    The compiler does not change the result of `jax.shard_map` itself, so another operation has to stand between.
+    """
+    return _alike_p.bind(y, jax.lax.stop_gradient(x))
+
+
+_alike_p.def_impl(jax.jit(alike))
+_alike_p.def_abstract_eval(lambda y, x: y)
+
+
+def _jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
+    (y, x), (change, _) = primals, tangents
+    return alike(y, x), change if isinstance(change, ad.Zero) else alike(change, x)
+
+
+def _transpose(cotangent: Any, y: Any, x: Any) -> tuple[Any, None]:
+    return cotangent if isinstance(cotangent, ad.Zero) else alike(cotangent, x), None
+
+
+def _batched(arguments: Any, axes: Any) -> tuple[Any, int]:
+    size = next(x.shape[axis] for x, axis in zip(arguments, axes, strict=True) if axis is not None)
+    y, x = (batching.bdim_at_front(x, axis, size) for x, axis in zip(arguments, axes, strict=True))
+    return alike(y, x), 0
+
+
+def _lowered(context: Any, y: Any, x: Any) -> list[Any]:
+    if getattr(jax.config, "jax_use_shardy_partitioner", True):
+        group = next(_groups)
+        sdy.sharding_group(y, group)
+        sdy.sharding_group(x, group)
+    return [y]
+
+
+ad.primitive_jvps[_alike_p] = _jvp
+ad.primitive_transposes[_alike_p] = _transpose
+batching.primitive_batchers[_alike_p] = _batched
+mlir.register_lowering(_alike_p, _lowered)

@@ -1,0 +1,179 @@
+"""Penalties of the angles between the vectors of matrices, which may be divided over a mesh."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxreg._gram import (
+    ABSOLUTE,
+    SQUARE,
+    Element,
+    Pass,
+    frame_excess,
+    largest_cosine,
+    mean_over_pairs,
+    of_cosines,
+    pass_over_cosines,
+    unit_vectors,
+)
+from jaxreg._matrix import Kind, Layout, Matrices, own_places
+from jaxreg._numerics import accumulation_dtype, largest, sum_of
+from jaxreg._plans import Plan, Precision, by_platform
+from jaxreg._shards import Names, total, varying
+from jaxreg._spread import Unit, dealt, value_of_shards
+
+ONE_BY_ONE = 512  # matrices of a batch with more vectors than this do not go together
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanOverPairs:
+    """The penalty of matrices that is the sum of `mean_over_pairs`, or of `frame_excess`, where they may be divided."""
+
+    element: Element = ABSOLUTE
+    precision: Precision = None
+    sample: int | None = None
+
+    def __call__(self, matrices: Matrices, key: jax.Array | None = None) -> jax.Array:
+        if self.sample is not None and key is not None:
+            matrices = random_vectors(matrices, self.sample, key)
+        x, layout = matrices
+        if layout.names or layout.spare:
+            return value_of_shards(x, layout, PairsOfShards(self.element, self.precision))
+        one = functools.partial(mean_over_pairs, element=self.element, precision=self.precision)
+        return sum_of(over_batch(one, x, layout))
+
+
+@dataclasses.dataclass(frozen=True)
+class PairsOfShards:
+    """The job of `mean_over_pairs` for a device."""
+
+    element: Element
+    precision: Precision
+    plan: Plan | None = None
+
+    unit: ClassVar[Unit] = "vectors"
+
+    def __call__(self, x: jax.Array, layout: Layout, ring: Names, graded: bool) -> Pass:
+        count = layout.sizes[1]
+        if count < 2:
+            return jnp.zeros((), accumulation_dtype(x.dtype)), jnp.zeros_like(x)
+
+        def one(x: jax.Array, axis: int) -> Pass:
+            def one_pass(plan: Plan, x: jax.Array) -> Pass:
+                if not ring:
+                    return of_cosines(axis, self.element, graded, plan, x)
+                return pass_over_cosines(axis, self.element, graded, plan, x, ring=ring, count=count)
+
+            return by_platform(one_pass, x, axis, self.precision, self.plan)
+
+        values, gradients = over_batch(one, x, layout)
+        return sum_of(values), jnp.moveaxis(gradients, 0, layout.batch) if graded else None
+
+
+@dataclasses.dataclass(frozen=True)
+class ExcessOfFrames:
+    """The penalty of matrices that is the sum of `frame_excess`, where they may be divided."""
+
+    precision: Precision = None
+
+    def __call__(self, matrices: Matrices) -> jax.Array:
+        x, layout = matrices
+        _, n, d = layout.sizes
+        if not layout.names and not layout.spare:
+            return sum_of(over_batch(functools.partial(frame_excess, precision=self.precision), x, layout))
+        pairs = PairsOfShards(SQUARE, self.precision)
+        return value_of_shards(x, layout, pairs if n <= d or n < 2 or d == 0 else FramesOfShards(self.precision))
+
+
+@dataclasses.dataclass(frozen=True)
+class FramesOfShards:
+    """The job of `frame_excess` for a device, for more vectors than components."""
+
+    precision: Precision
+
+    unit: ClassVar[Unit] = "vectors"
+
+    def __call__(self, x: jax.Array, layout: Layout, ring: Names, graded: bool) -> Pass:
+        _, n, d = layout.sizes
+        precision = lax.Precision.HIGHEST if self.precision == "cosines" else self.precision
+
+        def excess(x: jax.Array, axis: int) -> jax.Array:
+            # The components meet over all vectors, in a matrix that every device has.
+            units = unit_vectors(x.astype(accumulation_dtype(x.dtype)), axis)
+            gram = total(lax.dot_general(units, units, (((axis,), (axis,)), ((), ())), precision=precision), ring)
+            apart = gram - n / d * jnp.eye(d, dtype=gram.dtype)
+            return sum_of(jnp.square(apart)) / float(n * (n - 1))
+
+        def value(x: jax.Array) -> jax.Array:
+            return sum_of(over_batch(excess, x, layout))
+
+        found, gradient = jax.value_and_grad(value)(x) if graded else (value(x), None)
+        return found, gradient
+
+
+@dataclasses.dataclass(frozen=True)
+class LargestCosine:
+    """The function of matrices, which may be divided, that is their largest |cosine|."""
+
+    def __call__(self, matrices: Matrices) -> jax.Array:
+        found = dealt(*matrices, "vectors")
+
+        def one(x: jax.Array, axis: int) -> jax.Array:
+            if not found.ring:
+                return largest_cosine(x, axis)
+            others = lax.all_gather(unit_vectors(x, axis), found.ring, axis=axis, tiled=True)
+            return largest_cosine(x, axis, others=others, first=lax.axis_index(found.ring) * x.shape[axis])
+
+        here = largest(over_batch(one, found.array, matrices.layout))
+        axes = tuple(sorted(varying(here)))
+        return largest(lax.all_gather(here, axes, to="invarying")) if axes else here
+
+
+def random_vectors(matrices: Matrices, sample: int, key: jax.Array) -> Matrices:
+    """Returns `sample` distinct vectors of each matrix, or all of them where there are no more."""
+    x, layout = matrices
+    count, n, _ = layout.sizes
+    if n <= sample:
+        return matrices
+    keys = jax.random.split(key, count)
+    batch, vectors, components = layout.kinds
+    if batch.over:
+        keys = keys[own_places(batch)]
+
+    def of_one(matrix: jax.Array, key: jax.Array) -> jax.Array:
+        chosen = jax.random.choice(key, n, (sample,), replace=False)
+        if not vectors.over:
+            return jnp.take(matrix, chosen, axis=layout.axis)
+        # Those of other devices are zeros here, and come by the sum over devices.
+        own = own_places(vectors)
+        places = jnp.minimum(jnp.searchsorted(own, chosen), len(own) - 1)
+        taken = jnp.take(matrix, places, axis=layout.axis)
+        is_own = jnp.expand_dims(own[places] == chosen, 1 - layout.axis)
+        return total(jnp.where(is_own, taken, jnp.zeros_like(taken)), vectors.over)
+
+    array = jax.vmap(of_one, in_axes=(layout.batch, 0), out_axes=layout.batch)(x, keys)
+    layout = layout._replace(
+        kinds=(batch, Kind((sample,), ((),)), components),
+        spare=layout.spare + vectors.over,
+        sizes=(count, sample, layout.sizes[2]),
+    )
+    return Matrices(array, layout)
+
+
+def over_batch(function: Callable[..., Any], x: jax.Array, layout: Layout) -> Any:
+    """Returns the results of a function of one matrix and of the axis of its vectors, for a batch of matrices.
+
+    Small matrices are faster together. Large ones are faster one by one, and take less memory.
+    """
+    batch = layout.batch
+    one = functools.partial(function, axis=layout.axis)
+    if x.shape[batch] == 1:
+        return jax.tree.map(lambda found: found[None], one(jnp.squeeze(x, batch)))
+    if x.shape[layout.vectors] > ONE_BY_ONE:
+        return lax.map(one, jnp.moveaxis(x, batch, 0))
+    return jax.vmap(one, in_axes=batch)(x)

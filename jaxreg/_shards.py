@@ -1,0 +1,220 @@
+"""Shards: how an array is divided over the axes of a mesh, and what has to be added up over them.
+
+Inside `jax.shard_map` an array is the part that one device has. Its type tells over which mesh axes it varies, and not
+which of its dimensions they divide. That is a `Split`, which comes from the user's `PartitionSpec`s, by
+`Rules.with_specs`, or from the type that an array has outside.
+"""
+
+import contextlib
+import contextvars
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import AxisType, PartitionSpec
+
+from jaxreg._checks import describe
+
+Names = tuple[str, ...]  # axes of a mesh
+T = TypeVar("T")
+
+
+class Split(NamedTuple):
+    """The mesh axes that divide each dimension of an array, in a region where they are manual.
+
+    Attributes:
+      dims: for each dimension, the axes that divide it, the slowest first.
+      spare: further axes, over which all devices have the same, so that they can share work.
+    """
+
+    dims: tuple[Names, ...]
+    spare: Names = ()
+
+    @property
+    def names(self) -> Names:
+        return sum(self.dims, ())
+
+    def of(self, dims: Sequence[int]) -> Names:
+        """Returns the axes that divide some dimensions."""
+        return sum((self.dims[dim] for dim in dims), ())
+
+    def inside(self, inner: "Split") -> "Split":
+        """Returns how an array is divided whose parts are divided again."""
+        dims = tuple(a + b for a, b in zip(self.dims, inner.dims, strict=True))
+        return Split(dims, self.spare + inner.spare)
+
+
+# How the array that a penalty is called with is divided, and its shape.
+_current: contextvars.ContextVar[tuple[tuple[int, ...], Split] | None] = contextvars.ContextVar("split", default=None)
+
+
+@contextlib.contextmanager
+def divided_as(x: Any, split: Split | None) -> Iterator[None]:
+    """Lets penalties and proxes of arrays with the shape of `x` know how they are divided."""
+    token = _current.set(None if split is None else (x.shape, split))
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def known_split(x: Any) -> Split | None:
+    """Returns how an array is divided, if `divided_as` has said it."""
+    current = _current.get()
+    return current[1] if current is not None and current[0] == jnp.shape(x) else None
+
+
+def split_of(x: Any) -> Split:
+    """Returns how an array is divided over manual mesh axes.
+
+    Raises:
+      ValueError: it is a shard inside `jax.shard_map`, and nothing is known of the rest. Sums over weights need not
+        ask, because the sum over shards is the sum over the whole.
+    """
+    if (known := known_split(x)) is not None:
+        return known
+    if axes := varying(x):
+        raise ValueError(
+            f"`x` must be a whole array, got a shard {describe(x)} that varies over the mesh axes {sorted(axes)} in a "
+            "`jax.shard_map`. A penalty or a prox that is not a sum over weights would see the shard alone. Give rules "
+            "the `in_specs` of the parameters, by `rules.with_specs(specs)`, or gather it by `jax.lax.all_gather`"
+        )
+    return Split(((),) * jnp.ndim(x))
+
+
+def split_from(spec: PartitionSpec, x: Any) -> Split | None:
+    """Returns how `spec` divides an array inside `jax.shard_map`, or None outside of it.
+
+    Raises:
+      ValueError: the array does not vary over the axes of the spec, or over others.
+    """
+    manual = set(jax.sharding.get_abstract_mesh().manual_axes)
+    if not manual:
+        return None
+    if len(spec) > jnp.ndim(x):
+        raise ValueError(f"`specs` must have no more dimensions than the array, got {spec} for {describe(x)}")
+    dims = _dims(spec, jnp.ndim(x))
+    named = set(sum(dims, ()))
+    if strange := sorted(named - manual):
+        raise ValueError(f"`specs` must name axes of the `jax.shard_map`, {sorted(manual)}, got {strange} in {spec}")
+    axes = varying(x)
+    if missing := sorted(named - axes):
+        raise ValueError(
+            f"`specs` must be the `in_specs` of the array, got {spec} for {describe(x)}, which does not vary over "
+            f"{missing}. With check_vma=False nothing is known to vary, and no specs can be used"
+        )
+    if further := sorted(axes - named):
+        raise ValueError(
+            f"`specs` must be the `in_specs` of the array, got {spec} for {describe(x)}, which varies over {further}"
+        )
+    return Split(dims, tuple(sorted(manual - named)))
+
+
+def _dims(spec: Any, rank: int) -> tuple[Names, ...]:
+    entries = (*spec, *((None,) * (rank - len(spec))))
+    return tuple(() if e is None else (e,) if isinstance(e, str) else tuple(e) for e in entries)
+
+
+def varying(x: Any) -> frozenset[str]:
+    """Returns the manual mesh axes over which an array varies by its type."""
+    if isinstance(x, jax.ShapeDtypeStruct):
+        return frozenset()
+    aval = jax.typeof(x)
+    kind = getattr(aval, "manual_axis_type", None)
+    return frozenset(aval.vma if kind is None else kind.varying)
+
+
+def as_varying(x: jax.Array, *like: Any) -> jax.Array:
+    """Returns `x` with a type that varies over all axes over which `like` do."""
+    return varying_over(x, tuple(frozenset().union(*map(varying, like))))
+
+
+def varying_over(x: jax.Array, names: Names) -> jax.Array:
+    """Returns `x` with a type that varies over some axes."""
+    missing = frozenset(names) - varying(x)
+    return lax.pcast(x, tuple(sorted(missing)), to="varying") if missing else x
+
+
+def size_of(names: Names) -> int:
+    """Returns the number of devices along some manual axes."""
+    return math.prod(lax.axis_size(name) for name in names)
+
+
+def total(value: jax.Array, names: Names) -> jax.Array:
+    """Returns the sum of a value over those of the axes over which it varies."""
+    over = tuple(name for name in names if name in varying(value))
+    return lax.psum(value, over) if over else value
+
+
+def somewhere(condition: jax.Array) -> jax.Array:
+    """Returns whether a condition holds on any device, on all of them alike, so that they go the same way."""
+    axes = tuple(sorted(varying(condition)))
+    return lax.psum(condition.astype(jnp.int32), axes) > 0 if axes else condition
+
+
+def whole_shape(x: Any) -> tuple[int, ...]:
+    """Returns the shape of the whole array of which `x` is a shard, where that is known."""
+    split = known_split(x)
+    return x.shape if split is None else tuple(n * size_of(d) for n, d in zip(x.shape, split.dims, strict=True))
+
+
+def whole(x: jax.Array, split: Split) -> jax.Array:
+    """Returns the whole array, which every device then has."""
+    for dim, names in enumerate(split.dims):
+        if names:
+            x = lax.all_gather(x, names, axis=dim, tiled=True, to="invarying")
+    return x
+
+
+def gathered(x: jax.Array) -> jax.Array:
+    """Returns an array that no axis of an Explicit mesh divides any more, so that any operation is allowed."""
+    divided = any(entry is not None for entry in jax.typeof(x).sharding.spec)
+    return jax.sharding.reshard(x, PartitionSpec(*(None,) * x.ndim)) if divided else x
+
+
+def own_part(x: jax.Array, split: Split) -> jax.Array:
+    """Returns the shard of a whole array that the device has."""
+    for dim, names in enumerate(split.dims):
+        if names:
+            size = x.shape[dim] // size_of(names)
+            x = lax.dynamic_slice_in_dim(x, lax.axis_index(names) * size, size, dim)
+    return x
+
+
+class Placement(NamedTuple):
+    """A mesh on which an array lies, beyond the axes that are manual already.
+
+    Attributes:
+      mesh: the mesh, without its devices.
+      names: the axes that divide work.
+      size: the number of devices along them.
+      split: how they divide the array, or None where the compiler decides, as on an Auto mesh.
+    """
+
+    mesh: Any
+    names: Names
+    size: int
+    split: Split | None
+
+
+def placement(x: jax.Array) -> Placement | None:
+    """Returns the mesh on which an array lies, by its type or by `jax.set_mesh`, or None for a single device.
+
+    Auto axes beside Explicit or manual ones are left to the compiler.
+    """
+    sharding = jax.typeof(x).sharding
+    mesh = sharding.mesh if jax.sharding.get_abstract_mesh().empty else jax.sharding.get_abstract_mesh()
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    explicit = tuple(name for name in kinds if kinds[name] == AxisType.Explicit)
+    split = None
+    if explicit:
+        dims = _dims(sharding.spec, x.ndim)
+        split = Split(dims, tuple(name for name in explicit if name not in sum(dims, ())))
+    names = explicit or tuple(kinds)
+    if AxisType.Manual in (kinds[name] for name in names):
+        return None
+    size = math.prod(dict(mesh.shape)[name] for name in names)
+    return Placement(mesh, names, size, split) if size > 1 else None
