@@ -6,12 +6,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from jaxreg._checks import describe
 from jaxreg._numerics import checked_penalty
+from jaxreg._rules import Rules
+from jaxreg._shards import size_of
 
 
-def activity_penalty(rules: Callable[[Any], jax.Array], activations: Any, *, batch_size: int | jax.Array) -> jax.Array:
+def activity_penalty(
+    rules: Callable[[Any], jax.Array],
+    activations: Any,
+    *,
+    batch_size: int | jax.Array,
+    axis_name: str | tuple[str, ...] | None = None,
+) -> jax.Array:
     """Returns `rules(activations) / batch_size`, the penalty of Keras's `activity_regularizer`.
 
     The rules meet a tree of captured layer outputs as they meet parameters. Linen captures outputs by
@@ -24,16 +33,26 @@ def activity_penalty(rules: Callable[[Any], jax.Array], activations: Any, *, bat
     Outputs may have any shape, and a real floating-point dtype. The sum over the batch is divided by its size, so the
     strength does not depend on it. The gradient is that of the regularizers over `batch_size`.
 
+    Under data parallelism outside of `jax.shard_map` nothing changes. Inside, each device has the outputs for its part
+    of the batch, and a norm or a maximum over the batch is not the sum of those of its parts. With `axis_name`, the
+    penalty is that of the outputs for the whole batch over its whole size, the same on every device. The loss to
+    differentiate is then `pmean(local_loss, axis_name)` plus it.
+
     Args:
       rules: `jaxreg.Rules`, or any function from a tree to a scalar.
       activations: the captured outputs, a tree of arrays.
-      batch_size: the number of examples in the batch. An empty batch has the penalty 0.
+      batch_size: the number of examples in the batch, or in the part of a device with `axis_name`. An empty batch has
+        the penalty 0.
+      axis_name: the mesh axis, or several, of a `jax.shard_map` that divide the first axis of each output, the batch.
+        `rules` must then be `jaxreg.Rules`. For outputs whose batch is another axis, such as those of stacked layers,
+        give `rules.with_specs(...)` and the size of the whole batch.
 
     Returns:
       A scalar in at least float32.
 
     Raises:
-      TypeError, ValueError: `batch_size` is not a scalar integer >= 0, or `rules` raises an error.
+      TypeError, ValueError: `batch_size` is not a scalar integer >= 0, `axis_name` names no axis of a `jax.shard_map`
+        or comes with rules that have specs already, or `rules` raises an error.
 
     >>> outputs = {"Dense_0": {"__call__": (10.0 * jnp.ones((5, 5)),)}}
     >>> rules = jaxreg.Rules((r"Dense_0/__call__", jaxreg.L2(0.01)))
@@ -51,7 +70,25 @@ def activity_penalty(rules: Callable[[Any], jax.Array], activations: Any, *, bat
         raise ValueError(f"`batch_size` must be a scalar, got {describe(batch_size)}")
     if isinstance(batch_size, int | np.integer | np.ndarray) and batch_size < 0:
         raise ValueError(f"`batch_size` must be >= 0, got {batch_size}")
+    if axis_name is not None:
+        rules = _over_batch(rules, axis_name)
+        batch_size = batch_size * size_of((axis_name,) if isinstance(axis_name, str) else tuple(axis_name))
     value = checked_penalty(rules(activations), of="`rules`")
     if isinstance(batch_size, int | np.integer):
         return value / float(max(int(batch_size), 1))
     return value / jnp.maximum(batch_size, 1).astype(value.dtype)
+
+
+def _over_batch(rules: Any, axis_name: Any) -> Rules:
+    """Returns rules that see the whole batch, of which some mesh axes divide the first axis of each output."""
+    if not isinstance(rules, Rules):
+        raise TypeError(f"`rules` must be jaxreg.Rules with `axis_name`, got {describe(rules)}")
+    if rules.specs is not None:
+        raise ValueError("`axis_name` must not be given with rules that have specs already, which name the mesh axes")
+    names = (axis_name,) if isinstance(axis_name, str) else axis_name
+    manual = jax.sharding.get_abstract_mesh().manual_axes
+    if not isinstance(names, tuple) or not names or any(name not in manual for name in names):
+        raise ValueError(
+            f"`axis_name` must name axes of the `jax.shard_map` around it, {sorted(manual)}, got {axis_name!r}"
+        )
+    return rules.with_specs(PartitionSpec(names))

@@ -108,11 +108,11 @@ class Kind(NamedTuple):
 
 def own_places(kind: Kind) -> jax.Array:
     """Returns the places in the whole of the matrices, or vectors, that a device has, in ascending order."""
-    places = jnp.zeros((), jnp.int32)
+    places = jnp.zeros(1, jnp.int32)
     for size, names in zip(kind.sizes, kind.names, strict=True):
         first = lax.axis_index(names) * size if names else 0
         own = (first + jnp.arange(size)).astype(jnp.int32)
-        places = (places[..., None] * (size * size_of(names)) + own).reshape(-1)
+        places = (places[:, None] * (size * size_of(names)) + own[None, :]).reshape(-1)
     return places
 
 

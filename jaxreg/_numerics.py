@@ -13,7 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxreg._checks import as_real, checked_number, describe, is_float_array
-from jaxreg._shards import Names, known_split, split_of, total, varying
+from jaxreg._shards import Names, known_split, placement, split_of, total, varying
 
 
 class Over(NamedTuple):
@@ -80,20 +80,29 @@ def _over(axes: Axes) -> Over:
 
 
 def largest(x: jax.Array, axes: Axes | None = None, *, least: float = 0.0) -> jax.Array:
-    """Returns the largest value over `axes`, as `sum_of` does, or `least` where there is no larger one."""
+    """Returns the largest value over `axes`, which are kept with size 1, or of the whole array as a scalar.
+
+    It is `least` where there is no larger one.
+    """
     if axes is None:
-        return jnp.max(x, initial=least)
+        return largest(x, Over(tuple(range(x.ndim))), least=least).reshape(())
     over = _over(axes)
-    names = tuple(name for name in over.names if name in varying(x))
-    if not names:
+    if not over.names and placement(x) is None:
         return jnp.max(x, axis=over.axes, keepdims=True, initial=least)
-    # The maximum over devices has no derivative, and may lose a NaN. The mean of the largest values has both.
-    here = jnp.max(jax.lax.stop_gradient(x), axis=over.axes, keepdims=True, initial=least)
-    found = jax.lax.pmax(here, names)
+    # A maximum over devices has no derivative and may lose a NaN. The mean of the largest values has one and shows it.
+    found = _peak(jax.lax.stop_gradient(x), over, least)
     is_chosen = x == found
     count = sum_of(is_chosen.astype(x.dtype), over)
-    chosen = sum_of(jnp.where(is_chosen | jnp.isnan(x), x, jnp.zeros_like(x)), over)
-    return jnp.where((count > 0) | jnp.isnan(chosen), chosen / jnp.maximum(count, 1), found)
+    bad = sum_of(jnp.where(jnp.isnan(x), x, jnp.zeros_like(x)), over)
+    chosen = sum_of(jnp.where(is_chosen, x, jnp.zeros_like(x)), over)
+    return jnp.where(count > 0, chosen / (jnp.maximum(count, 1) + bad), found + bad)
+
+
+def _peak(x: jax.Array, over: Over, least: float) -> jax.Array:
+    """Returns the largest value over axes, without a derivative. It may lose a NaN."""
+    found = jnp.max(x, axis=over.axes, keepdims=True, initial=least)
+    names = tuple(name for name in over.names if name in varying(found))
+    return jax.lax.pmax(found, names) if names else found
 
 
 def magnitude(x: jax.Array) -> jax.Array:
@@ -164,7 +173,7 @@ def near_one(x: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array, jax.Array]
     Both are constants from tiny to 1 / tiny, since hardware may take a smaller number for 0.
     """
     tiny = np.finfo(x.dtype).tiny
-    factor = jnp.minimum(largest(jnp.abs(jax.lax.stop_gradient(x)), axes, least=tiny), 1 / tiny)
+    factor = jnp.minimum(_peak(jnp.abs(jax.lax.stop_gradient(x)), _over(axes), tiny), 1 / tiny)
     reciprocal = 1 / factor
     return x * reciprocal, factor, reciprocal
 

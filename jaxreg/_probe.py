@@ -15,6 +15,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
 from jaxreg._checks import is_inexact_array
 from jaxreg._numerics import accumulation_dtype
+from jaxreg._shards import undivided
 
 # Gradients of both signs and several sizes. Half of the difference between the signs is free of weight decay. The
 # sizes tell one metric from another one. No usual clipping touches the small ones. An optimizer adapts to the large
@@ -65,6 +66,7 @@ def concrete() -> Iterator[None]:
         jax.disable_jit(False),
         jax.numpy_dtype_promotion("standard"),
         jax.numpy_rank_promotion("allow"),
+        undivided(),
     ):
         yield
 

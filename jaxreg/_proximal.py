@@ -12,6 +12,7 @@ from jaxreg._metric import Metric, Weight, check_adam, check_state, check_steps,
 from jaxreg._numerics import accumulation_dtype, add_up, times_strength
 from jaxreg._paths import leaves_with_paths
 from jaxreg._rules import Met, Rules
+from jaxreg._spread import divided_as_is
 from jaxreg._updates import Pairs, at_count, check_call, check_optimizer, first_key, first_penalty, split_key
 
 
@@ -222,7 +223,8 @@ def _proxed_update(
     new = met._replace(leaf=moved).prox(step)
     if known is not None and known.is_adam and furthest is not None:
         new = _no_further(new, moved, furthest)
-    return (new - param.astype(wide)).astype(_wider(param.dtype, update.dtype)), new
+    change = (new - param.astype(wide)).astype(_wider(param.dtype, update.dtype))
+    return divided_as_is(param, change), new
 
 
 def _once(met: Met, array: jax.Array) -> jax.Array | bool:
@@ -231,8 +233,7 @@ def _once(met: Met, array: jax.Array) -> jax.Array | bool:
     Groups and matrices take more. XLA does not see that no number is both below and above 0. The conditional keeps it
     from doing this for each weight.
     """
-    assert met.regularizer is not None
-    is_one_pass = not met.regularizer._seen(met.leaf) or not array.size
+    is_one_pass = not met.seen() or not array.size
     if is_one_pass or jax.default_backend() != "cpu" or not jax.typeof(array).sharding.mesh.empty:
         return True
     number = array[(0,) * array.ndim]

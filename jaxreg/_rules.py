@@ -55,6 +55,12 @@ class Met(NamedTuple):
         with self.located(), divided_as(self.leaf, None if self.spec is None else split_from(self.spec, self.leaf)):
             yield
 
+    def seen(self) -> str:
+        """Returns what the regularizer sees in the parameter, where that is matrices or groups."""
+        assert self.regularizer is not None
+        with self.divided():
+            return self.regularizer._seen(self.leaf)
+
     def kind(self) -> Any:
         """Returns what parameters have in common whose penalties can be taken together, or None for one alone."""
         assert self.regularizer is not None
@@ -443,8 +449,7 @@ def _row(met: Met, key: jax.Array | None) -> Row:
         return Row(met.path, f"{describe(met.leaf)}, not an array", 1, (), None)
     cost, seen = None, ""
     if met.regularizer is not None:
-        with met.divided():
-            seen = met.regularizer._seen(met.leaf)
+        seen = met.seen()
         if isinstance(met.leaf, jax.ShapeDtypeStruct | jax.core.Tracer):
             # A key is as good as another one where there are no values.
             jax.eval_shape(lambda leaf: met._replace(leaf=leaf).penalty(jax.random.key(0)), met.leaf)

@@ -138,6 +138,11 @@ def varying_over(x: jax.Array, names: Names) -> jax.Array:
     return lax.pcast(x, tuple(sorted(missing)), to="varying") if missing else x
 
 
+def in_order(names: Names) -> Names:
+    """Returns manual axes in the order of the mesh, which some collectives ask for."""
+    return tuple(name for name in jax.sharding.get_abstract_mesh().axis_names if name in names)
+
+
 def size_of(names: Names) -> int:
     """Returns the number of devices along some manual axes."""
     return math.prod(lax.axis_size(name) for name in names)
@@ -184,6 +189,19 @@ def own_part(x: jax.Array, split: Split) -> jax.Array:
     return x
 
 
+_is_undivided: contextvars.ContextVar[bool] = contextvars.ContextVar("undivided", default=False)
+
+
+@contextlib.contextmanager
+def undivided() -> Iterator[None]:
+    """Keeps small arrays that all devices have from being divided."""
+    token = _is_undivided.set(True)
+    try:
+        yield
+    finally:
+        _is_undivided.reset(token)
+
+
 class Placement(NamedTuple):
     """A mesh on which an array lies, beyond the axes that are manual already.
 
@@ -217,4 +235,7 @@ def placement(x: jax.Array) -> Placement | None:
     if AxisType.Manual in (kinds[name] for name in names):
         return None
     size = math.prod(dict(mesh.shape)[name] for name in names)
-    return Placement(mesh, names, size, split) if size > 1 else None
+    # An axis of one device divides nothing, but on an Explicit mesh it is in the type, which restricts what is allowed.
+    is_divided = split is not None and bool(split.names)
+    is_shared = size > 1 and not _is_undivided.get()
+    return Placement(mesh, names, size, split) if is_divided or is_shared else None

@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec
 from jaxreg._alike import alike
 from jaxreg._matrix import Kind, Layout, Matrices, View, as_vectors, from_vectors
 from jaxreg._numerics import sum_of
-from jaxreg._shards import Names, Split, placement, size_of, split_of, total
+from jaxreg._shards import Names, Split, in_order, placement, size_of, split_of, total
 
 Penalty = Callable[..., jax.Array]  # of matrices that may be shards, the same for all devices
 Unit = Literal["vectors", "matrices", "parts"]
@@ -74,7 +74,7 @@ def dealt(x: jax.Array, layout: Layout, unit: Unit) -> Dealt:
             x = step(x)
         return x
 
-    return Dealt(x, ring, back)
+    return Dealt(x, in_order(ring), back)
 
 
 def _gathered(x: jax.Array, axis: int, names: Names, steps: list[Callable[[jax.Array], jax.Array]]) -> jax.Array:
@@ -132,7 +132,7 @@ def _value_of_shards_jvp(
 ) -> tuple[jax.Array, jax.Array]:
     (x,), (change,) = primals, tangents
     value, gradient = _value_and_gradient(x, layout, job, True)
-    return value, total(sum_of(gradient * change.astype(gradient.dtype)), layout.names)
+    return value, total(sum_of(gradient.astype(value.dtype) * change.astype(value.dtype)), layout.names)
 
 
 def _value_and_gradient(x: jax.Array, layout: Layout, job: Job, graded: bool) -> tuple[jax.Array, Any]:
@@ -250,5 +250,11 @@ def _in_shards(
     value, array = run(of_array, filled(seen, axis, place.size), dims)
     if with_array:
         array = from_vectors(lax.slice_in_dim(array, 0, seen.shape[axis], axis=axis), x, view)
-        array = alike(lax.optimization_barrier(array), x)
+        array = divided_as_is(x, lax.optimization_barrier(array))
     return value, array
+
+
+def divided_as_is(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Returns `y`, divided as `x` is, if `x` lies on an Auto mesh. Elsewhere the types say how arrays are divided."""
+    place = placement(x)
+    return alike(y, x) if place is not None and place.split is None else y

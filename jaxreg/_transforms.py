@@ -10,6 +10,7 @@ from jax.extend.core import jaxpr_as_fun
 
 from jaxreg._checks import check_bool, check_key, checked_scalar, describe
 from jaxreg._numerics import checked_penalty, times_strength
+from jaxreg._spread import divided_as_is
 from jaxreg._updates import Pairs, at_count, check_call, check_optimizer, first_key, first_penalty, split_key
 
 
@@ -221,12 +222,12 @@ def _with_gradients(
     values = [jnp.asarray(pairs.params[i]) for i in pairs.chosen]
     penalty, gradients = _value_and_gradients(penalty_of, values, factor)
     changed = {}
-    for i, gradient in zip(pairs.chosen, gradients, strict=True):
+    for i, value, gradient in zip(pairs.chosen, values, gradients, strict=True):
         if gradient is not None:
             update = jnp.asarray(pairs.updates[i])
             if jnp.iscomplexobj(gradient):
                 gradient = gradient.conj()  # JAX has the conjugate of the gradient that optax takes
-            changed[i] = update + gradient.astype(update.dtype)
+            changed[i] = divided_as_is(value, update + gradient.astype(update.dtype))
     return pairs.rebuilt(changed), penalty
 
 

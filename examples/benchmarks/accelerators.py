@@ -12,6 +12,7 @@ The tables, chosen by `--tables a,e`:
     c  both in bfloat16
     d  the frame potential of many rows, against the squared cosines of the n × n matrix
     e  the mean |cosine| of columns of all kernels of a network, in one program
+    f  the mean |cosine| of rows of a kernel that is divided over 16 TPUs or 8 H100s
 
 Plain `jnp` under autodiff takes the diagonal away after the sum, or masks it before. On a TPU the
 first is the better one for most usual kernels, and the second for many rows.
@@ -45,9 +46,12 @@ os.environ |= {
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import topologies
-from jax.sharding import SingleDeviceSharding
+from jax.sharding import AxisType, Mesh, NamedSharding, SingleDeviceSharding
+from jax.sharding import PartitionSpec as P
 from models import cosines, matrix, networks, plain, products
+from programs import collectives, count, largest_gather
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -63,6 +67,7 @@ TITLES = {
     "c": "mean |cosine|, bfloat16",
     "d": "frame potential of rows, n × d, float32",
     "e": "mean |cosine| of columns, all kernels in one program, float32",
+    "f": "mean |cosine| of rows, n × d, float32, divided over a mesh",
 }
 REQUIREMENTS = {"tpu": ("libtpu", "jax[tpu]"), "cuda": ("jax_cuda12_plugin", "jax[cuda12]")}
 DEVICES = {"tpu": "TPU v5e", "cuda": "H100"}
@@ -158,41 +163,6 @@ def cases_of(table: str, smoke: bool) -> dict[str, Case]:
     return cases
 
 
-def count(text: str, weight: Callable[[str], int]) -> int:
-    """The sum of `weight(line)` over a compiled program: loops by their trips, and of branches the largest."""
-    parts: dict[str, list[str]] = {}
-    lines: list[str] = []
-    for line in text.split("\n"):
-        if head := re.match(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$", line):
-            lines = parts["ENTRY" if head[1] else head[2]] = []
-        else:
-            lines.append(line)
-
-    def trips(line: str, condition: str) -> int:
-        if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', line):
-            return int(known[1])
-        bounds = (int(n) for c in parts.get(condition, []) for n in re.findall(r"s32\[\][^=]* constant\((\d+)\)", c))
-        return max(bounds, default=1)
-
-    @functools.cache
-    def total(name: str) -> int:
-        result = 0
-        for line in parts.get(name, []):
-            result += weight(line)
-            if loop := re.search(r" while\(.*?condition=%?([\w.\-]+).*?body=%?([\w.\-]+)", line):
-                result += trips(line, loop[1]) * total(loop[2])
-            elif called := re.search(r" call\(.*?to_apply=%?([\w.\-]+)", line):
-                result += total(called[1])
-            elif " conditional(" in line:
-                names = re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", line)
-                if branches := re.search(r"branch_computations=\{(.*?)\}", line):
-                    names = re.findall(r"[\w.\-]+", branches[1])
-                result += max(map(total, names), default=0)
-        return result
-
-    return total("ENTRY")
-
-
 def cycles(text: str) -> int:
     return count(text, lambda line: sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', line))))
 
@@ -226,6 +196,67 @@ def compute(platform: str, table: str, smoke: bool = False) -> dict[str, dict[st
     for case, side, function, shapes in track(todo, f"{DEVICES[platform]}, table {table}", transient=True):
         found.setdefault(case, {})[side] = figures(function, shapes, device)
     return found
+
+
+def devices_of(platform: str) -> np.ndarray:
+    """16 TPUs or 8 H100s, as a mesh of two axes."""
+    if platform == "tpu":
+        return np.array(topologies.get_topology_desc(platform="tpu", topology_name="v5e:4x4").devices).reshape(4, 4)
+    found = topologies.get_topology_desc(platform="cuda", topology_name="", target_config=H100, topology="1x1x8")
+    return np.array(found.devices).reshape(4, 2)
+
+
+def overlapping(text: str) -> str:
+    """How many of the permutes are split in a start and a done, with a matrix product between the two."""
+    lines = text.split("\n")
+    product = re.compile(r"= .* fusion\(.*(kind=kOutput|gemm)|custom-call.*gemm")
+    apart = 0
+    starts = [
+        (i, m[1])
+        for i, line in enumerate(lines)
+        if (m := re.match(r"\s*%?(\S+) = .* collective-permute-start\(", line))
+    ]
+    for i, name in starts:
+        done = next((j for j in range(i, len(lines)) if f"collective-permute-done(%{name})" in lines[j]), i)
+        apart += any(product.search(line) for line in lines[i:done])
+    return f"{apart} of {len(starts)}"
+
+
+def divided(platform: str, smoke: bool) -> Table:
+    """What one device of a mesh does, for a kernel that is divided by its rows, its columns or both."""
+    _, unit, scale = COUNTED[platform]
+    devices, (n, d) = devices_of(platform), (2048, 128) if smoke else ROWS[0]
+    table = Table(title=f"{devices.size} × {DEVICES[platform]}, compiled, not timed: {n} × {d}, for each device")
+    for column in (
+        "mesh",
+        "divided",
+        unit,
+        "MiB",
+        "collectives",
+        "kernels moved",
+        "gathered",
+        "permutes around products",
+    ):
+        table.add_column(column, justify="left" if column in ("mesh", "divided") else "right")
+    layouts = {"rows": P(("x", "y")), "columns": P(None, ("x", "y")), "both": P("x", "y")}
+    for kind in (AxisType.Explicit, AxisType.Auto):
+        mesh = Mesh(devices, ("x", "y"), axis_types=(kind, kind))
+        for name, spec in layouts.items():
+            kernel = jax.ShapeDtypeStruct((n, d), jnp.float32, sharding=NamedSharding(mesh, spec))
+            program = jax.jit(jax.value_and_grad(jaxreg.penalties.orthogonal)).lower(kernel).compile()
+            text = program.as_text()
+            found = collectives(text)
+            table.add_row(
+                kind.name,
+                name,
+                f"{(cycles if platform == 'tpu' else launches)(text) / scale:,.0f}",
+                f"{program.memory_analysis().temp_size_in_bytes / 2**20:.0f}",
+                ", ".join(f"{number} {key}" for key, (number, size) in found.items() if size > 64),
+                f"{sum(size for _, size in found.values()) / (4 * n * d):.2f}",
+                f"{largest_gather(text) / (4 * n * d):.2f}",
+                overlapping(text),
+            )
+    return table
 
 
 def tabulate(platform: str, title: str, found: dict[str, dict[str, dict]]) -> Table:
@@ -268,7 +299,7 @@ def tabulate(platform: str, title: str, found: dict[str, dict[str, dict]]) -> Ta
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--platform", choices=list(REQUIREMENTS), help="by default all that are installed")
-    parser.add_argument("--tables", default=",".join(TITLES), help="some of a,b,c,d,e")
+    parser.add_argument("--tables", default=",".join(TITLES), help="some of a,b,c,d,e,f")
     parser.add_argument("--smoke", action="store_true", help="small shapes and tiny networks")
     args = parser.parse_args()
     tables = args.tables.split(",")
@@ -283,6 +314,9 @@ def main() -> None:
             what = "cycles that its compiler estimates" if platform == "tpu" else "kernels that are launched"
             print(f"{DEVICES[platform]}, jax {jax.__version__}. Value and gradient: {what}, temporaries; no times.")
             for table in tables:
+                if table == "f":
+                    console.print(divided(platform, args.smoke))
+                    continue
                 console.print(tabulate(platform, TITLES[table], compute(platform, table, args.smoke)))
 
 

@@ -9,8 +9,9 @@ SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
 
 
-def count(text: str, weight: Callable[[str], float]) -> float:
-    """The sum of `weight(line)` over a compiled program: loops by their trips, and of branches the largest."""
+def count(text: str, weight: Callable[[str], float], *, fused: bool = False) -> float:
+    """The sum of `weight(line)` over a compiled program, and over the lines inside of fusions where these are asked."""
+    followed = rf" (?:call{'|fusion' if fused else ''})\(.*?(?:to_apply|calls)=%?([\w.\-]+)"
     parts: dict[str, list[str]] = {}
     lines: list[str] = []
     for line in text.split("\n"):
@@ -32,7 +33,7 @@ def count(text: str, weight: Callable[[str], float]) -> float:
             result += weight(line)
             if loop := re.search(r" while\(.*?condition=%?([\w.\-]+).*?body=%?([\w.\-]+)", line):
                 result += trips(line, loop[1]) * total(loop[2])
-            elif called := re.search(r" (?:call|fusion)\(.*?(?:to_apply|calls)=%?([\w.\-]+)", line):
+            elif called := re.search(followed, line):
                 result += total(called[1])
             elif " conditional(" in line:
                 names = re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", line)
@@ -97,4 +98,4 @@ def flops_of_products(text: str) -> float:
         dims = [int(n) for n in contracted[1].split(",")] if contracted else []
         return 2.0 * math.prod(int(n) for n in made[1].split(",") if n) * math.prod(shapes[made[2]][d] for d in dims)
 
-    return count(text, weight)
+    return count(text, weight, fused=True)

@@ -53,6 +53,9 @@ class Nuclear(Shipped):
     not zero to rounding, so 0 at a zero matrix. The prox with step η lowers every singular value by η · factor, down to
     0.
 
+    On a mesh, each device needs a matrix whole: matrices of a batch are dealt out to the devices by one exchange, and a
+    single matrix is gathered once and decomposed by all of them.
+
     Args:
       factor: the strength, a number >= 0 or an array.
       out_axis: the axis or axes that are the columns.
@@ -90,6 +93,10 @@ class Spectral(Shipped):
     The matrix view, shapes and dtypes are those of `Nuclear`. The gradient is factor · u₁v₁ᵀ, or the mean of these
     where several singular values are the largest, and 0 at a zero matrix. The prox cuts the largest singular values
     down to one level, as that of `LInf` cuts weights.
+
+    On a mesh, the singular values of a divided matrix come from subspace iteration, for which only a few vectors are
+    moved. Where more than eight of them meet at the largest, or it does not converge, and for the prox, matrices are
+    gathered as in `Nuclear`.
 
     Args:
       factor: the strength, a number >= 0 or an array.

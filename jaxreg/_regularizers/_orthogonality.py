@@ -51,6 +51,12 @@ class OrthogonalRegularizer(_OfAngles):
     vectors of as many components or more, and else 512; on GPUs and TPUs it is 4096. With `sample=m` the pass takes a
     random subset of m vectors.
 
+    On a mesh the vectors are divided over the devices, and go around them in a ring, of which symmetry saves half. Each
+    device does its share of the work and holds a few copies of its share of the kernel, and less than one kernel is
+    moved. Vectors whose components are divided are exchanged first, and a kernel that all devices have is divided.
+    Stacked matrices that are divided stay where they are. A mesh is known by the type of the kernel, or by
+    `jax.set_mesh`. Inside `jax.shard_map` it takes `Rules.with_specs`.
+
     The gradient is made of the signs of cosines, and a cosine near 0 takes the wrong sign where products are rounded.
     On accelerators `precision` chooses between time and the error of the gradient, which is here in norm, simulated for
     random vectors:
