@@ -32,7 +32,7 @@ ONE_BY_ONE = 512  # matrices of a batch with more vectors than this do not go to
 
 @dataclasses.dataclass(frozen=True)
 class MeanOverPairs:
-    """The penalty of matrices that is the sum of `mean_over_pairs`, or of `frame_excess`, where they may be divided."""
+    """The penalty of matrices that is the sum of `mean_over_pairs`, where they may be divided."""
 
     element: Element = ABSOLUTE
     precision: Precision = None

@@ -114,8 +114,6 @@ class Case:
     underflows: bool = False  # products of weights are below float32 where the weights are tiny
     bounded: bool = False  # the penalty of an infinite weight is finite
     flat: bool = False  # the gradient is 0 everywhere, and the regularizer refuses to be differentiated
-    shards: bool = False  # any array, sharded along any axis, keeps its sharding in the gradient
-    shards_in_prox: bool = False
     composes_prox: bool = False  # the regularizer has a prox that is no function of its own
     zero_strength: bool = True  # a strength of 0 makes exactly 0, also of what overflows
     none_is_default: bool = False  # None stands for the default of a strength, as in Keras
@@ -276,8 +274,6 @@ CASES = (
         separable=True,
         steps_for_each=True,
         metric_prox=True,
-        shards=True,
-        shards_in_prox=True,
     ),
     Case(
         penalties.l2,
@@ -293,8 +289,6 @@ CASES = (
         metric_prox=True,
         kills=False,
         overflows=True,
-        shards=True,
-        shards_in_prox=True,
     ),
     Case(
         penalties.l1_l2,
@@ -308,8 +302,6 @@ CASES = (
         steps_for_each=True,
         metric_prox=True,
         overflows=True,
-        shards=True,
-        shards_in_prox=True,
     ),
     Case(
         penalties.l0,
@@ -322,7 +314,6 @@ CASES = (
         steps_for_each=True,
         bounded=True,
         flat=True,
-        shards_in_prox=True,
     ),
     Case(
         penalties.l_half,
@@ -334,8 +325,6 @@ CASES = (
         separable=True,
         steps_for_each=True,
         metric_prox=True,
-        shards=True,
-        shards_in_prox=True,
     ),
     Case(
         penalties.huber,
@@ -348,8 +337,6 @@ CASES = (
         steps_for_each=True,
         metric_prox=True,
         kills=False,
-        shards=True,
-        shards_in_prox=True,
     ),
     Case(
         penalties.mcp,
@@ -363,8 +350,6 @@ CASES = (
         separable=True,
         steps_for_each=True,
         bounded=True,
-        shards=True,
-        shards_in_prox=True,
     ),
     Case(
         penalties.scad,
@@ -378,8 +363,6 @@ CASES = (
         separable=True,
         steps_for_each=True,
         bounded=True,
-        shards=True,
-        shards_in_prox=True,
     ),
     Case(
         penalties.log_sum,
@@ -392,8 +375,6 @@ CASES = (
         separable=True,
         steps_for_each=True,
         metric_prox=True,
-        shards=True,
-        shards_in_prox=True,
     ),
     Case(
         penalties.anchor,
@@ -414,7 +395,6 @@ CASES = (
         reference=ref.largest,
         degree=1.0,
         kills=True,
-        shards=True,
     ),
     Case(
         penalties.group_lasso,
@@ -427,8 +407,6 @@ CASES = (
         degree=1.0,
         steps_for_each=True,
         metric_prox=True,
-        shards=True,
-        shards_in_prox=True,
     ),
     Case(
         penalties.sparse_group_lasso,
@@ -440,8 +418,6 @@ CASES = (
         degree=1.0,
         steps_for_each=True,
         metric_prox=True,
-        shards=True,
-        shards_in_prox=True,
     ),
     Case(
         penalties.nuclear,

@@ -15,7 +15,6 @@ from cases import (
     CUSTOM,
     FEW,
     FEW_NUMBERED,
-    KERNELS,
     MADE,
     MAKERS,
     NUMBERED,
@@ -24,7 +23,6 @@ from cases import (
     REGULARIZERS,
     VARIANTS,
 )
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from references import finite_differences
 
 import jaxreg
@@ -683,39 +681,3 @@ def test_stacked_strengths_are_refused_where_a_regularizer_is_called(case):
             for call in (regularizer, jax.jit(regularizer)):
                 with pytest.raises(ValueError, match=r"must be a scalar.*vmap"):
                     call(x)
-
-
-# Law 6: sharded arrays give the same value, and a gradient that keeps their sharding.
-
-SPECS = (PartitionSpec("d"), PartitionSpec(None, "d"), PartitionSpec(("d", "m"), None))
-
-
-@over([v for v in KERNELS if v.shape == (3, 4)], lambda case: case.shards)
-@pytest.mark.parametrize("axis_type", [AxisType.Explicit, AxisType.Auto], ids=["explicit", "auto"])
-def test_sharded_penalties(case, axis_type):
-    mesh = jax.make_mesh((4, 2), ("d", "m"), axis_types=(axis_type, axis_type))
-    x = sample((16, 24), np.float32)
-    expected, expected_gradient = graded(case, x)
-    for spec in SPECS:
-        with jax.set_mesh(mesh):
-            placed = jax.device_put(x, NamedSharding(mesh, spec))
-            value, gradient = graded(case, placed)
-        np.testing.assert_allclose(value, expected, rtol=1e-6)
-        np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-6)
-        assert gradient.sharding.is_equivalent_to(placed.sharding, x.ndim)
-
-
-@over([m for m in MADE if m.shape == (3, 4)], lambda case: case.shards)
-@pytest.mark.parametrize("axis_type", [AxisType.Explicit, AxisType.Auto], ids=["explicit", "auto"])
-def test_sharded_regularizers(case, axis_type):
-    mesh = jax.make_mesh((4, 2), ("d", "m"), axis_types=(axis_type, axis_type))
-    x, regularizer = sample((16, 24), np.float32), case.make()
-    expected, expected_gradient, expected_slopes = graded_regularizer(regularizer, jnp.asarray(x))
-    for spec in SPECS[-1:]:
-        with jax.set_mesh(mesh):
-            placed = jax.device_put(x, NamedSharding(mesh, spec))
-            value, gradient, slopes = graded_regularizer(regularizer, placed)
-        np.testing.assert_allclose(value, expected, rtol=1e-6)
-        np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-6)
-        chex.assert_trees_all_close(jax.device_get(slopes), jax.device_get(expected_slopes), rtol=1e-6)
-        assert gradient.sharding.is_equivalent_to(placed.sharding, x.ndim)

@@ -11,7 +11,6 @@ import references as ref
 from cases import (
     FEW,
     FEW_NUMBERED,
-    KERNELS,
     MADE,
     NUMBERED,
     PENALTIES,
@@ -22,7 +21,6 @@ from cases import (
     Variant,
     groups,
 )
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxreg
 from jaxreg import penalties, prox
@@ -680,24 +678,7 @@ def test_singular_values_become_zero():
     np.testing.assert_allclose(low, np.maximum(s - (s[1] + s[2]) / 2, 0), atol=1e-14)
 
 
-# Law 6: sharded arrays.
-
-
-@over([v for v in KERNELS if v.shape == (3, 4)], lambda case: case.shards_in_prox)
-@pytest.mark.parametrize("axis_type", [AxisType.Explicit, AxisType.Auto], ids=["explicit", "auto"])
-def test_sharded(case, axis_type):
-    mesh = jax.make_mesh((4, 2), ("d", "m"), axis_types=(axis_type, axis_type))
-    x = jnp.asarray(sample((16, 24)), jnp.float32)
-    steps = jnp.asarray(case.case.steps[0] * np.exp(sample((16, 24), 1)), jnp.float32)
-    for step in (jnp.float32(case.case.steps[0]), steps):
-        expected = taken(case, x, step)
-        with jax.set_mesh(mesh):
-            for spec in (PartitionSpec("d"), PartitionSpec(None, "d"), PartitionSpec(("d", "m"), None)):
-                sharding = NamedSharding(mesh, spec)
-                placed = jax.device_put(x, sharding)
-                result = taken(case, placed, jax.device_put(step, sharding) if step.ndim else step)
-                np.testing.assert_allclose(result, expected, rtol=2e-6, atol=1e-6)
-                assert result.sharding.is_equivalent_to(placed.sharding, 2)
+# The table, and what the laws leave out.
 
 
 def test_the_house_has_a_prox_for_what_the_table_says():

@@ -54,7 +54,7 @@ def divisible(shape):
     return tuple(8 if len(shape) > 3 else 8 * (1 + axis % 2) for axis in range(len(shape)))
 
 
-def crossed(subjects, per_subject=3):
+def crossed(subjects, per_subject=2):
     """Each subject with some places and specs, so that all of these take turns over the subjects."""
     turns = {}
     for subject in subjects:
@@ -100,7 +100,7 @@ def test_penalties(case, spec, place):
 
 @pytest.mark.parametrize(
     ("case", "spec", "place"),
-    list(crossed([v for v in SHIPPED if v.case.prox is not None], per_subject=2)),
+    list(crossed([v for v in SHIPPED if v.case.prox is not None], per_subject=1)),
 )
 def test_proxes(case, spec, place):
     x = sample(divisible(case.shape), np.float32)
@@ -379,7 +379,7 @@ EVERY_SPEC = [P("d"), P(None, BOTH), P("m", "d"), P(BOTH), P()]
 def turns_of(subjects, kinds=tuple(MESHES)):
     every = itertools.cycle(itertools.product(EVERY_SPEC, kinds))
     for name, subject in subjects.items():
-        for _ in range(3):
+        for _ in range(2):
             spec, kind = next(every)
             yield pytest.param(subject, spec, kind, id=f"{name}-{spec}-{kind}")
 
