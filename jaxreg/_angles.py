@@ -21,7 +21,7 @@ from jaxreg._gram import (
     pass_over_cosines,
     unit_vectors,
 )
-from jaxreg._matrix import Kind, Layout, Matrices, own_places
+from jaxreg._matrix import Kind, Layout, Matrices, own_place_of, own_places
 from jaxreg._numerics import accumulation_dtype, largest, sum_of
 from jaxreg._plans import Plan, Precision, by_platform
 from jaxreg._shards import Names, total, varying
@@ -150,10 +150,9 @@ def random_vectors(matrices: Matrices, sample: int, key: jax.Array) -> Matrices:
         if not vectors.over:
             return jnp.take(matrix, chosen, axis=layout.axis)
         # Those of other devices are zeros here, and come by the sum over devices.
-        own = own_places(vectors)
-        places = jnp.minimum(jnp.searchsorted(own, chosen), len(own) - 1)
-        taken = jnp.take(matrix, places, axis=layout.axis)
-        is_own = jnp.expand_dims(own[places] == chosen, 1 - layout.axis)
+        place, is_own = own_place_of(vectors, chosen)
+        taken = jnp.take(matrix, place, axis=layout.axis)
+        is_own = jnp.expand_dims(is_own, 1 - layout.axis)
         return total(jnp.where(is_own, taken, jnp.zeros_like(taken)), vectors.over)
 
     array = jax.vmap(of_one, in_axes=(layout.batch, 0), out_axes=layout.batch)(x, keys)

@@ -116,6 +116,17 @@ def own_places(kind: Kind) -> jax.Array:
     return places
 
 
+def own_place_of(kind: Kind, places: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns where a device has the vectors at some places in the whole, and whether it has them."""
+    own, found, stride = jnp.zeros_like(places), jnp.ones_like(places, dtype=bool), 1
+    for size, names in zip(reversed(kind.sizes), reversed(kind.names), strict=True):
+        here = places % (size * size_of(names)) - (lax.axis_index(names) * size if names else 0)
+        found &= (here >= 0) & (here < size)
+        own += jnp.clip(here, 0, size - 1) * stride
+        places, stride = places // (size * size_of(names)), stride * size
+    return own, found
+
+
 class Layout(NamedTuple):
     """How matrices lie in an array of rank 3, and how they are divided over the manual axes of a mesh.
 

@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec
 from jaxreg._alike import alike
 from jaxreg._matrix import Kind, Layout, Matrices, View, as_vectors, from_vectors
 from jaxreg._numerics import sum_of
-from jaxreg._shards import Names, Split, in_order, placement, size_of, split_of, total
+from jaxreg._shards import Names, Split, gathered, in_order, placement, size_of, split_of, total
 
 Penalty = Callable[..., jax.Array]  # of matrices that may be shards, the same for all devices
 Unit = Literal["vectors", "matrices", "parts"]
@@ -147,6 +147,9 @@ def penalty_of_matrices(penalty: Penalty, x: jax.Array, view: View, *rest: jax.A
     The penalty must be hashable. It is called with `Matrices` and the rest. Its gradient is divided as the kernel is.
     """
     split = split_of(x)
+    if not x.size:
+        # Nothing is divided, and collectives take no empty arrays.
+        return total(penalty(as_vectors(gathered(x), view, Split(((),) * x.ndim)), *rest), split.names)
     if placement(x) is None:
         return penalty(as_vectors(x, view, split), *rest)
     return _on_mesh(penalty, view, split, x, rest)
@@ -187,6 +190,8 @@ def map_matrices(function: Penalty, x: jax.Array, view: View, *rest: jax.Array) 
     The function must be hashable. It is called with `Matrices` and the rest, and returns an array like theirs.
     """
     split = split_of(x)
+    if not x.size:
+        return x
     if placement(x) is None:
         return from_vectors(function(as_vectors(x, view, split), *rest), x, view)
     return _mapped(function, view, split, x, rest)

@@ -733,6 +733,54 @@ def test_axis_names_of_activities_are_checked():
 # What was found by use.
 
 
+@pytest.mark.parametrize("shape", [(0, 8), (8, 0), (0, 0)], ids=str)
+@pytest.mark.parametrize("place", PLACES)
+def test_empty_arrays(place, shape):
+    x = jnp.zeros(shape, jnp.float32)
+    with within(place):
+        placed = jax.device_put(x, NamedSharding(PLACES[place][0], P("d")))
+        for name, function in ON_MATRICES.items():
+            assert jax.jit(function)(placed) == 0
+            known = Rules((r"", AS_CLASSES[name](1.0))).with_specs(P("d"))
+            assert in_shards(known, P("d"), P(), mesh=PLACES[place][0])(placed) == 0
+
+
+PARTLY = FURTHER | {"spectral": jaxreg.Spectral(1.0)}
+
+
+@pytest.mark.parametrize("regularizer", PARTLY.values(), ids=PARTLY)
+def test_some_axes_are_manual(regularizer):
+    """The others are Explicit or Auto, and divide the shards further."""
+    x = sample((16, 24), np.float32)
+    rules = Rules((r"kernel$", regularizer))
+    known = rules.with_specs(P("d"))
+    expected, expected_gradient = jax.value_and_grad(lambda p: rules(p, key=KEY))({"kernel": x})
+    for mesh in MESHES.values():
+        with jax.set_mesh(mesh):
+            value, gradient = jax.jit(
+                jax.shard_map(
+                    jax.value_and_grad(lambda p: known(p, key=KEY)),
+                    in_specs=(P("d"),),
+                    out_specs=(P(), P("d")),
+                    axis_names={"d"},
+                )
+            )({"kernel": jax.device_put(x, NamedSharding(mesh, P("d", "m")))})
+        np.testing.assert_allclose(value, expected, rtol=3e-6)
+        close(gradient["kernel"], expected_gradient["kernel"])
+
+
+@pytest.mark.parametrize("kinds", list(itertools.permutations(MESHES)), ids=str)
+def test_meshes_of_both_kinds(kinds):
+    mesh = jax.make_mesh((4, 2), ("d", "m"), axis_types=kinds)
+    x = sample((16, 24), np.float32)
+    for function in (*ON_MATRICES.values(), functools.partial(penalties.orthogonal, sample=7, key=KEY)):
+        with jax.set_mesh(mesh):
+            placed = jax.device_put(x, NamedSharding(mesh, P("d", "m")))
+            value, gradient = jax.jit(jax.value_and_grad(function))(placed)
+        np.testing.assert_allclose(value, function(x), rtol=3e-6)
+        close(gradient, jax.grad(function)(jnp.asarray(x)))
+
+
 @pytest.mark.parametrize("kind", MESHES, ids=str)
 def test_axes_of_one_device(kind):
     """They divide nothing, but on an Explicit mesh they are in the type of an array."""
