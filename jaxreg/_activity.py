@@ -35,8 +35,8 @@ def activity_penalty(
 
     Under data parallelism outside of `jax.shard_map` nothing changes. Inside, each device has the outputs for its part
     of the batch, and a norm or a maximum over the batch is not the sum of those of its parts. With `axis_name`, the
-    penalty is that of the outputs for the whole batch over its whole size, the same on every device. The loss to
-    differentiate is then `pmean(local_loss, axis_name)` plus it.
+    penalty is that of the outputs for the whole batch over its whole size, the same on every device. Differentiate
+    `pmean(local_loss, axis_name) + penalty` then.
 
     Args:
       rules: `jaxreg.Rules`, or any function from a tree to a scalar.
@@ -86,8 +86,10 @@ def _over_batch(rules: Any, axis_name: Any) -> Rules:
     if rules.specs is not None:
         raise ValueError("`axis_name` must not be given with rules that have specs already, which name the mesh axes")
     names = (axis_name,) if isinstance(axis_name, str) else axis_name
+    if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"`axis_name` must be a str or a tuple of str, got {axis_name!r}")
     manual = jax.sharding.get_abstract_mesh().manual_axes
-    if not isinstance(names, tuple) or not names or any(name not in manual for name in names):
+    if not names or any(name not in manual for name in names):
         raise ValueError(
             f"`axis_name` must name axes of the `jax.shard_map` around it, {sorted(manual)}, got {axis_name!r}"
         )

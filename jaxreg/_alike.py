@@ -19,33 +19,34 @@ _groups = itertools.count()
 def alike(y: jax.Array, x: jax.Array) -> jax.Array:
     """Returns `y`, divided as `x` is, which has the same shape. Its cotangent is divided so too.
 
-    The compiler does not change the result of `jax.shard_map` itself, so another operation has to stand between.
+    The compiler cannot change how the result of `jax.shard_map` is divided, so `y` must come from another operation,
+    such as `lax.optimization_barrier`.
     """
-    return _alike_p.bind(y, jax.lax.stop_gradient(x))
+    # Each has a number of its own, because what has the same number is made alike.
+    return _alike_p.bind(y, jax.lax.stop_gradient(x), group=next(_groups))
 
 
-_alike_p.def_impl(jax.jit(alike))
-_alike_p.def_abstract_eval(lambda y, x: y)
+_alike_p.def_impl(lambda y, x, **_: jax.jit(alike)(y, x))
+_alike_p.def_abstract_eval(lambda y, x, **_: y)
 
 
-def _jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
+def _jvp(primals: Any, tangents: Any, **params: Any) -> tuple[Any, Any]:
     (y, x), (change, _) = primals, tangents
     return alike(y, x), change if isinstance(change, ad.Zero) else alike(change, x)
 
 
-def _transpose(cotangent: Any, y: Any, x: Any) -> tuple[Any, None]:
+def _transpose(cotangent: Any, y: Any, x: Any, **_: Any) -> tuple[Any, None]:
     return cotangent if isinstance(cotangent, ad.Zero) else alike(cotangent, x), None
 
 
-def _batched(arguments: Any, axes: Any) -> tuple[Any, int]:
+def _batched(arguments: Any, axes: Any, **_: Any) -> tuple[Any, int]:
     size = next(x.shape[axis] for x, axis in zip(arguments, axes, strict=True) if axis is not None)
     y, x = (batching.bdim_at_front(x, axis, size) for x, axis in zip(arguments, axes, strict=True))
     return alike(y, x), 0
 
 
-def _lowered(context: Any, y: Any, x: Any) -> list[Any]:
+def _lowered(context: Any, y: Any, x: Any, *, group: int) -> list[Any]:
     if getattr(jax.config, "jax_use_shardy_partitioner", True):
-        group = next(_groups)
         sdy.sharding_group(y, group)
         sdy.sharding_group(x, group)
     return [y]

@@ -66,10 +66,10 @@ class Regularizer(Configured):
     # True if the penalty is made of Σ|x| and Σx² alone. A sum of such penalties is one too.
     _is_elastic_net: ClassVar[bool] = False
 
-    # True if it knows what to do with a shard of which it is known how it is a part of the whole.
+    # True if the class can work on a shard, given how the whole array is divided.
     _takes_shards: ClassVar[bool] = False
-    # True if its penalty sees matrices, for which devices exchange parts.
-    _sees_matrices: ClassVar[bool] = False
+    # True if devices exchange parts of a kernel for its penalty, and equal kernels can share the exchange.
+    _shares_exchanges: ClassVar[bool] = False
 
     # NumPy's scalars and arrays leave `scale * regularizer` to `__rmul__`.
     __array_ufunc__: ClassVar[None] = None
@@ -206,8 +206,8 @@ class Sum(Regularizer):
         object.__setattr__(self, "terms", tuple(as_regularizer(term) for term in self.terms))
 
     @property
-    def _sees_matrices(self) -> bool:  # type: ignore[override]  # a fact of the class elsewhere, of what it holds here
-        return any(term._sees_matrices for term in self.terms)
+    def _shares_exchanges(self) -> bool:  # type: ignore[override]  # a fact of the class elsewhere, of what it holds here
+        return all(term._shares_exchanges for term in self.terms)
 
     @property
     def needs_key(self) -> bool:
@@ -263,8 +263,8 @@ class Scaled(Regularizer):
         object.__setattr__(self, "regularizer", as_regularizer(self.regularizer))
 
     @property
-    def _sees_matrices(self) -> bool:  # type: ignore[override]  # a fact of the class elsewhere, of what it holds here
-        return self.regularizer._sees_matrices
+    def _shares_exchanges(self) -> bool:  # type: ignore[override]  # a fact of the class elsewhere, of what it holds here
+        return self.regularizer._shares_exchanges
 
     @property
     def needs_key(self) -> bool:

@@ -65,8 +65,8 @@ def everything(x: jax.Array) -> Over:
 def sum_of(x: jax.Array, axes: Axes | None = None) -> jax.Array:
     """Returns the sum over `axes`, which are kept with size 1, or the sum of the whole array as a scalar.
 
-    That of a shard is the sum of the whole, where it is known how the shard is a part of it. Else it is that of the
-    shard, and the sum over shards is that of the whole.
+    For a shard, of which it is known how it is divided, this is the sum over all shards. For any other shard it is the
+    sum of that shard.
     """
     if axes is None:
         split = known_split(x)
@@ -241,8 +241,9 @@ def norms(x: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array]:
         rows, factor, _ = near_one(x, axes)
         return factor, root(sum_of(jnp.square(rows), axes))
 
-    if jax.default_backend() != "cpu" or (isinstance(axes, Over) and axes.names):
-        return near(x)  # where devices add up, they must not go different ways
+    # On a mesh all devices would have to take the same branch, because both hold collectives.
+    if jax.default_backend() != "cpu" or placement(x) is not None or (isinstance(axes, Over) and axes.names):
+        return near(x)
     squares, is_usual = plain_squares(x, axes)
 
     def plain(_: jax.Array, squares: jax.Array) -> tuple[jax.Array, jax.Array]:

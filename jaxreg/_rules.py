@@ -23,7 +23,7 @@ from jaxreg._numerics import add_up
 from jaxreg._paths import check_no_optimizer_state, is_masked, leaves_with_paths, other_names, replace_leaves
 from jaxreg._pytree import identity, is_number, register
 from jaxreg._serialization import RegularizerLike, get
-from jaxreg._shards import divided_as, known_split, placement, size_of, split_from
+from jaxreg._shards import divided_as, known_split, placement, size_of, split_from, varying
 
 
 class Met(NamedTuple):
@@ -38,6 +38,7 @@ class Met(NamedTuple):
       place: its place among the parameters with a regularizer, from which its random key is made.
       names: its further paths, where modules of NNX share it.
       spec: how it is divided inside `jax.shard_map`, where `Rules.with_specs` says it.
+      known_specs: the paths of all specs, or None for rules without specs.
     """
 
     path: str
@@ -48,12 +49,18 @@ class Met(NamedTuple):
     place: int
     names: tuple[str, ...] = ()
     spec: PartitionSpec | None = None
+    known_specs: tuple[str, ...] | None = None
 
     @contextlib.contextmanager
     def divided(self) -> Iterator[None]:
         """Lets the regularizer know how a shard is a part of the parameter. Errors name the place in the tree."""
-        with self.located(), divided_as(self.leaf, None if self.spec is None else split_from(self.spec, self.leaf)):
-            yield
+        with self.located():
+            if self.spec is None and self.known_specs is not None and varying(self.leaf):
+                raise ValueError(
+                    f"`specs` must have a spec for each shard with a penalty, got those of {list(self.known_specs)}"
+                )
+            with divided_as(self.leaf, None if self.spec is None else split_from(self.spec, self.leaf)):
+                yield
 
     def seen(self) -> str:
         """Returns what the regularizer sees in the parameter, where that is matrices or groups."""
@@ -64,15 +71,16 @@ class Met(NamedTuple):
     def kind(self) -> Any:
         """Returns what parameters have in common whose penalties can be taken together, or None for one alone."""
         assert self.regularizer is not None
-        if not self.regularizer._sees_matrices or self.regularizer.needs_key or isinstance(self.leaf, np.ndarray):
+        if not self.regularizer._shares_exchanges or self.regularizer.needs_key or isinstance(self.leaf, np.ndarray):
             return None
         with self.divided():
             place, split = placement(self.leaf), known_split(self.leaf)
-            devices = place.size if place is not None else size_of(split.spare) if split is not None else 1
+            count = place.size if place is not None else size_of(split.spare) if split is not None else 1
             is_alone = place is None and (split is None or not split.names + split.spare)
-        if is_alone or self.leaf.size > _TOGETHER * devices:
+        if is_alone or self.leaf.size > _TOGETHER * count:
             return None
-        return self.patterns[0], jax.typeof(self.leaf), self.spec
+        devices = None if isinstance(self.leaf, jax.core.Tracer) else frozenset(self.leaf.devices())
+        return self.patterns[0], jax.typeof(self.leaf), self.spec, devices
 
     def penalty(self, key: jax.Array | None) -> jax.Array:
         """Returns the penalty of the parameter. It has a random key of its own, made from `key`."""
@@ -209,9 +217,9 @@ class Rules:
         device, so the loss to differentiate is `pmean(local_loss) + rules(params)`. A prox step returns the shard of
         the new parameter.
 
-        Work is divided as the parameter is. Axes of the `jax.shard_map` that its spec does not name, over which all
-        devices have the same, divide the work on matrices too. For a class or function of your own the parameter is
-        gathered, since nothing is known of what it does.
+        Work is divided as the parameter is. Devices that hold the same shard, because its spec does not name their
+        axis, share the work on matrices too. For a class or function of your own the parameter is gathered, since
+        nothing is known of what it does. Whole parameters that differ from device to device cannot be given.
 
         Without specs, a sum over weights, such as `L2`, is that of the shard, and any other penalty of a shard is an
         error. With `check_vma=False` JAX does not know which arrays are shards. Specs are an error there, and arrays
@@ -223,8 +231,8 @@ class Rules:
 
         Raises:
           TypeError: a leaf of `specs` is no `PartitionSpec`.
-          ValueError: When applied to a tree: a shard has no spec, or another one than its own. The message has its
-            path.
+          ValueError: When applied to a tree: a shard has no spec, or its spec is not its `in_specs`. The message has
+            its path.
 
         >>> P = jax.sharding.PartitionSpec
         >>> mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -238,10 +246,15 @@ class Rules:
         filled = jax.tree.map(lambda s: PartitionSpec() if s is None else s, specs, is_leaf=lambda s: s is None)
         found = leaves_with_paths(filled)
         for path, spec in found:
+            where = f" at `{path}`" if path else ""
             if not isinstance(spec, PartitionSpec):
+                hint = "; take its `.spec`" if isinstance(spec, jax.sharding.Sharding) else ""
                 raise TypeError(
-                    f"`specs` must hold a PartitionSpec for each parameter, got {describe(spec)} at `{path}`"
+                    f"`specs` must hold a PartitionSpec for each parameter, got {describe(spec)}{where}{hint}"
                 )
+            names = [name for entry in spec for name in (entry if isinstance(entry, tuple) else (entry,))]
+            if not all(name is None or isinstance(name, str) for name in names):
+                raise TypeError(f"`specs` must hold names of mesh axes or None, got {spec}{where}")
         rules = self._with(self.regularizers)
         object.__setattr__(rules, "specs", tuple(found))
         return rules
@@ -371,6 +384,7 @@ class Rules:
         labels = [self.label(rule) for rule in range(len(self.patterns))]
         excluded = [rule for rule, regularizer in enumerate(self.regularizers) if regularizer is None]
         strict = self.strict and strict
+        known = None if self.specs is None else tuple(path for path, _ in self.specs)
         found = []
         place = 0
         for m in match(leaves, self.patterns, self.label, strict=strict, excluded=excluded, others=others):
@@ -378,14 +392,15 @@ class Rules:
             regularizer = None if rule is None or is_masked(m.leaf) else self.regularizers[rule]
             name = "" if rule is None else labels[rule]
             names = tuple(others.get(m.path, ()))
-            found.append(Met(m.path, m.leaf, m.patterns, regularizer, name, place, names, self._spec(m.path)))
+            spec = self._spec(m.path)
+            found.append(Met(m.path, m.leaf, m.patterns, regularizer, name, place, names, spec, known))
             place += regularizer is not None
         return found
 
 
 register(Rules)
 
-# Kernels of which a device has at most so many weights meet in one exchange, where there are several of one shape.
+# Equal kernels are stacked into one exchange while each device has at most so many weights of one.
 _TOGETHER = 2**19
 
 

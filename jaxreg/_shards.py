@@ -62,7 +62,10 @@ def divided_as(x: Any, split: Split | None) -> Iterator[None]:
 
 
 def known_split(x: Any) -> Split | None:
-    """Returns how an array is divided, if `divided_as` has said it."""
+    """Returns how an array is divided, if `divided_as` has said it of an array of its shape.
+
+    Another array may have that shape. Sums over its axes are taken over those mesh axes alone over which it varies.
+    """
     current = _current.get()
     return current[1] if current is not None and current[0] == jnp.shape(x) else None
 
@@ -71,8 +74,8 @@ def split_of(x: Any) -> Split:
     """Returns how an array is divided over manual mesh axes.
 
     Raises:
-      ValueError: it is a shard inside `jax.shard_map`, and nothing is known of the rest. Sums over weights need not
-        ask, because the sum over shards is the sum over the whole.
+      ValueError: it is a shard inside `jax.shard_map`, and no specs were given. Sums over weights need not ask,
+        because the sum over shards is the sum over the whole.
     """
     if (known := known_split(x)) is not None:
         return known
@@ -96,6 +99,11 @@ def split_from(spec: PartitionSpec, x: Any) -> Split | None:
         return None
     if len(spec) > jnp.ndim(x):
         raise ValueError(f"`specs` must have no more dimensions than the array, got {spec} for {describe(x)}")
+    if not all(varying(lax.axis_index(name)) for name in manual):
+        raise ValueError(
+            "`specs`, or `axis_name`, need a `jax.shard_map` with check_vma=True. With check_vma=False JAX does not "
+            "know which arrays are shards, and rules without specs take arrays as whole"
+        )
     dims = _dims(spec, jnp.ndim(x))
     named = set(sum(dims, ()))
     if strange := sorted(named - manual):
@@ -104,7 +112,7 @@ def split_from(spec: PartitionSpec, x: Any) -> Split | None:
     if missing := sorted(named - axes):
         raise ValueError(
             f"`specs` must be the `in_specs` of the array, got {spec} for {describe(x)}, which does not vary over "
-            f"{missing}. With check_vma=False nothing is known to vary, and no specs can be used"
+            f"{missing}"
         )
     if further := sorted(axes - named):
         raise ValueError(
@@ -128,18 +136,18 @@ def varying(x: Any) -> frozenset[str]:
 
 
 def as_varying(x: jax.Array, *like: Any) -> jax.Array:
-    """Returns `x` with a type that varies over all axes over which `like` do."""
+    """Returns `x`, marked as varying over all axes over which `like` do."""
     return varying_over(x, tuple(frozenset().union(*map(varying, like))))
 
 
 def varying_over(x: jax.Array, names: Names) -> jax.Array:
-    """Returns `x` with a type that varies over some axes."""
+    """Returns `x`, marked as varying over some axes."""
     missing = frozenset(names) - varying(x)
     return lax.pcast(x, tuple(sorted(missing)), to="varying") if missing else x
 
 
 def in_order(names: Names) -> Names:
-    """Returns manual axes in the order of the mesh, which some collectives ask for."""
+    """Returns manual axes in the order of the mesh, which `lax.ppermute` asks for."""
     return tuple(name for name in jax.sharding.get_abstract_mesh().axis_names if name in names)
 
 
@@ -218,6 +226,23 @@ class Placement(NamedTuple):
     split: Split | None
 
 
+def _not_mapped(names: Names, mesh: Any) -> Names:
+    """Returns those of some axes of a mesh that do not divide an axis over which `jax.vmap` maps.
+
+    JAX leaves these out of what `jax.shard_map` makes manual by default, and says it nowhere else.
+    """
+    if not names or mesh.manual_axes:
+        return names
+    seen: list[Names] = []
+
+    def look() -> jax.Array:
+        seen.append(jax.sharding.get_abstract_mesh().manual_axes)
+        return jnp.zeros(())
+
+    jax.eval_shape(jax.shard_map(look, mesh=mesh, in_specs=(), out_specs=PartitionSpec()))
+    return tuple(name for name in names if name in seen[0])
+
+
 def placement(x: jax.Array) -> Placement | None:
     """Returns the mesh on which an array lies, by its type or by `jax.set_mesh`, or None for a single device.
 
@@ -230,7 +255,11 @@ def placement(x: jax.Array) -> Placement | None:
     split = None
     if explicit:
         dims = _dims(sharding.spec, x.ndim)
-        split = Split(dims, tuple(name for name in explicit if name not in sum(dims, ())))
+        rest = tuple(name for name in explicit if name not in sum(dims, ()))
+        split = Split(dims, _not_mapped(rest, mesh))
+        explicit = split.names + split.spare
+        if not explicit:
+            return None
     names = explicit or tuple(kinds)
     if AxisType.Manual in (kinds[name] for name in names):
         return None

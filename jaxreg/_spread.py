@@ -42,8 +42,9 @@ class Dealt(NamedTuple):
 def dealt(x: jax.Array, layout: Layout, unit: Unit) -> Dealt:
     """Returns the vectors, or the matrices, of a divided kernel dealt out whole, by one exchange where that is enough.
 
-    Where devices have the same, they share the work. Matrices of a batch are dealt out, if they are as many as the
-    devices. A single matrix is gathered, where matrices must be whole. Vectors of zeros fill what does not divide.
+    Where devices have the same, they share the work. Vectors are dealt out by matrices where the devices divide their
+    number, and else within each matrix. Whole matrices are dealt out where a device has more than one, and a single one
+    is gathered. Zeros fill what does not divide.
     """
     steps: list[Callable[[jax.Array], jax.Array]] = []
     if unit == "parts":
@@ -166,6 +167,7 @@ def _on_mesh_jvp(
 ) -> tuple[jax.Array, jax.Array]:
     (x, rest), (change, _) = primals, tangents
     value, gradient = _run(penalty, view, split, True, x, rest)
+    gradient = divided_as_is(x, gradient)
     return value, total(sum_of(gradient.astype(value.dtype) * change.astype(value.dtype)), split.names)
 
 
@@ -194,7 +196,7 @@ def map_matrices(function: Penalty, x: jax.Array, view: View, *rest: jax.Array) 
         return x
     if placement(x) is None:
         return from_vectors(function(as_vectors(x, view, split), *rest), x, view)
-    return _mapped(function, view, split, x, rest)
+    return divided_as_is(x, _mapped(function, view, split, x, rest))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -217,7 +219,7 @@ def _in_shards(
 ) -> tuple[Any, Any]:
     """Returns what `local` returns for the matrices of a kernel on a mesh: a value, and an array of their shape.
 
-    The array comes back in the shape of the kernel and divided as it is. Either may be left out.
+    The array comes back in the shape of the kernel, and on an Explicit mesh divided as it is. Either may be left out.
     """
     place = placement(x)
     assert place is not None
@@ -255,11 +257,13 @@ def _in_shards(
     value, array = run(of_array, filled(seen, axis, place.size), dims)
     if with_array:
         array = from_vectors(lax.slice_in_dim(array, 0, seen.shape[axis], axis=axis), x, view)
-        array = divided_as_is(x, lax.optimization_barrier(array))
     return value, array
 
 
 def divided_as_is(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Returns `y`, divided as `x` is, if `x` lies on an Auto mesh. Elsewhere the types say how arrays are divided."""
+    """Returns `y`, divided as `x` is, if `x` lies on an Auto mesh. Elsewhere the types say how arrays are divided.
+
+    It must not be called under a `jax.jit` of ours, which traces arrays of one type once, however they are divided.
+    """
     place = placement(x)
-    return alike(y, x) if place is not None and place.split is None else y
+    return alike(lax.optimization_barrier(y), x) if place is not None and place.split is None else y

@@ -25,15 +25,13 @@ def cosines(x: ArrayLike, *, mode: Mode = "rows", out_axis: Axes = -1, batch_axi
     """Returns the cosines between all rows (or columns): UUᵀ with the rows u_i = x_i / max(‖x_i‖, 1e-7) of U.
 
     The kernel is seen as a matrix as in `jaxreg.OrthogonalRegularizer`. A zero row has the cosine 0 with every row,
-    itself included.
+    itself included. A kernel that is divided over a mesh is gathered, so every device has all cosines.
 
     Args:
       x: a real floating-point array of rank >= 2.
       mode: "rows" or "columns", the vectors that are compared.
       out_axis: the axis or axes that are the columns.
       batch_axis: the axis or axes that count independent matrices.
-
-    A kernel that is divided over a mesh is gathered, so every device has all cosines.
 
     Returns:
       An array (n, n) in at least float32, or (batch, n, n) where `batch_axis` names an axis.
@@ -57,6 +55,8 @@ def cosines(x: ArrayLike, *, mode: Mode = "rows", out_axis: Axes = -1, batch_axi
 def mutual_coherence(x: ArrayLike, *, mode: Mode = "rows", out_axis: Axes = -1, batch_axis: Axes = ()) -> jax.Array:
     """Returns the largest |cosine| between two distinct rows (or columns), max_{i≠j} |cos(x_i, x_j)|, over all
     matrices.
+
+    A kernel that is divided over a mesh is gathered, and each device compares its share of the vectors with all.
 
     For n vectors in d dimensions it is at least √((n−d)/(d(n−1))). A single vector has the coherence 0. No more than
     1024 rows of the cosines are held at a time.

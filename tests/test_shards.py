@@ -659,9 +659,11 @@ def test_specs_are_checked():
     def call(specs, **options):
         return in_shards(lambda p: rules.with_specs(specs)(p)[None], P("d"), P("d"), **options)(params)
 
-    with pytest.raises(ValueError, match=r"at `kernel`, under rule 0 .*`x` must be a whole array.*with_specs"):
+    with pytest.raises(ValueError, match=r"at `kernel`, under rule 0 .*must have a spec for each shard.*\['bias'\]"):
         call({"bias": P("d")})
-    with pytest.raises(ValueError, match=r"at `kernel`, .*does not vary over \['m'\].*check_vma=False"):
+    with pytest.raises(ValueError, match=r"at `bias`, under rule 1 .*must have a spec for each shard.*\['kernel'\]"):
+        call({"kernel": P("d")})
+    with pytest.raises(ValueError, match=r"at `kernel`, .*does not vary over \['m'\]"):
         call({"kernel": P("d", "m"), "bias": P("d")})
     with pytest.raises(ValueError, match=r"at `kernel`, .*varies over \['d'\]"):
         call({"kernel": P(), "bias": P("d")})
@@ -669,8 +671,13 @@ def test_specs_are_checked():
         call({"kernel": P("d"), "bias": P("d", None)})
     with pytest.raises(ValueError, match=r"must name axes of the `jax.shard_map`, \['d', 'm'\], got \['x'\]"):
         call(P("x"))
-    with pytest.raises(ValueError, match="With check_vma=False nothing is known to vary"):
-        call(P("d"), check_vma=False)
+    for spec in (P("d"), P()):
+        with pytest.raises(ValueError, match="With check_vma=False JAX does not know which arrays are shards"):
+            call(spec, check_vma=False)
+    with pytest.raises(TypeError, match=r"got NamedSharding; take its `.spec`"):
+        rules.with_specs(NamedSharding(AUTO, P("d")))
+    with pytest.raises(TypeError, match="must hold names of mesh axes or None, got"):
+        rules.with_specs(P(P.UNCONSTRAINED))
     with pytest.raises(
         TypeError, match=r"`specs` must hold a PartitionSpec for each parameter, got str 'd' at `kernel`"
     ):
@@ -724,6 +731,8 @@ def test_axis_names_of_activities_are_checked():
         jaxreg.activity_penalty(rules, outputs, batch_size=16, axis_name="d")
     with pytest.raises(ValueError, match=r"`axis_name` .* \['d', 'm'\], got 'x'"):
         in_shards(lambda o: jaxreg.activity_penalty(rules, o, batch_size=2, axis_name="x"), P(BOTH), P())(outputs)
+    with pytest.raises(TypeError, match="`axis_name` must be a str or a tuple of str, got"):
+        jaxreg.activity_penalty(rules, outputs, batch_size=16, axis_name=["d"])
     with pytest.raises(ValueError, match="rules that have specs already"):
         jaxreg.activity_penalty(rules.with_specs(P("d")), outputs, batch_size=16, axis_name="d")
     with pytest.raises(TypeError, match=r"`rules` must be jaxreg.Rules with `axis_name`"):
@@ -811,3 +820,79 @@ def test_the_metric_is_checked_beside_penalties_of_matrices(place):
         jaxreg.proximal(inner, Rules((r"kernel$", jaxreg.L1(0.1))), 0.1).init(params)
         with pytest.raises(ValueError, match="its steps are 2 times as long"):
             jaxreg.proximal(inner, Rules((r"kernel$", jaxreg.L1(0.1))), 0.05).init(params)
+
+
+@pytest.mark.parametrize("spec", [P("d"), P("d", None, "m"), P(BOTH), P(None, "d"), P()], ids=str)
+@pytest.mark.parametrize("place", PLACES)
+def test_stacks_that_are_mapped_over(place, spec):
+    """Members of an ensemble, over which an axis of the mesh may be divided, too."""
+    x = sample((8, 16, 24), np.float32)
+    functions = {**ON_MATRICES, "group_lasso": penalties.group_lasso, "linf": penalties.linf}
+    for name, function in functions.items():
+        graded = jax.jit(jax.vmap(jax.value_and_grad(function)))
+        expected, expected_gradient = graded(x)
+        with within(place):
+            value, gradient = graded(jax.device_put(x, NamedSharding(PLACES[place][0], spec)))
+        np.testing.assert_allclose(value, expected, rtol=3e-6, err_msg=name)
+        close(gradient, expected_gradient)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_equal_kernels_under_sums(place):
+    """Those that share no exchange are taken one by one, so that a function of the user is not mapped over them."""
+
+    def called_back(x):
+        return jax.pure_callback(lambda a: np.float32(np.sum(a)), jax.ShapeDtypeStruct((), jnp.float32), x)
+
+    tree = {f"k{i}": sample((16, 8), np.float32, seed=i) for i in range(2)}
+    for regularizer, spec in (
+        (OrthogonalRegularizer(1.0) + GroupLasso(1.0), P("d")),
+        (OrthogonalRegularizer(1.0) + called_back, P()),
+        (OrthogonalRegularizer(1.0) + 2.0 * jaxreg.FramePotential(1.0), P("d")),
+        (jaxreg.Spectral(1.0), P("d")),
+    ):
+        rules = Rules((r"k", regularizer))
+        with within(place):
+            placed = jax.device_put(tree, NamedSharding(PLACES[place][0], spec))
+            # JAX calls back for arrays on a mesh under `jax.jit` alone.
+            for call in (jax.jit(rules),) if spec == P() else (rules, jax.jit(rules)):
+                np.testing.assert_allclose(call(placed), rules(tree), rtol=3e-6)
+
+
+def test_equal_kernels_on_other_devices():
+    halves = [jax.sharding.Mesh(jax.devices()[i : i + 4], ("d",), axis_types=(AxisType.Auto,)) for i in (0, 4)]
+    tree = {f"k{i}": sample((16, 8), np.float32, seed=i) for i in range(2)}
+    placed = {
+        name: jax.device_put(x, NamedSharding(m, P("d"))) for (name, x), m in zip(tree.items(), halves, strict=True)
+    }
+    rules = Rules((r"k", OrthogonalRegularizer(1.0)))
+    chex.assert_trees_all_close(
+        jax.device_get(rules.breakdown(placed)), jax.device_get(rules.breakdown(tree)), rtol=3e-6
+    )
+
+
+def test_the_largest_singular_value_gathers_in_a_branch_alone():
+    kernel = jax.ShapeDtypeStruct((64, 32), jnp.float32, sharding=NamedSharding(EXPLICIT, P("d")))
+    program = jax.jit(Rules((r"k", jaxreg.Spectral(1.0)))).lower({"k0": kernel, "k1": kernel}).compile().as_text()
+    entry = program[program.index("ENTRY") :]
+    assert "conditional(" in entry
+    assert "all-gather" not in entry[: entry.index("\n}")]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_kernels_of_one_shape_that_are_divided_differently(place):
+    """Each gradient, and each prox, is divided as its own parameter, though all are traced once."""
+    specs = {"a": P("d"), "b": P(None, "d"), "c": P("m", "d"), "d": P(), "e": P("d")}
+    tree = {name: sample((16, 24), np.float32, seed=i) for i, name in enumerate(specs)}
+    for regularizer in (OrthogonalRegularizer(1.0), jaxreg.Nuclear(0.1), jaxreg.Spectral(0.1), GroupLasso(0.1)):
+        rules = Rules((r"", regularizer))
+        with within(place):
+            placed = {n: jax.device_put(x, NamedSharding(PLACES[place][0], specs[n])) for n, x in tree.items()}
+            results = [jax.jit(jax.grad(rules))(placed)]
+            if rules.regularizers[0].has_prox:
+                results.append(jax.jit(functools.partial(rules.prox, step=0.5))(placed))
+        for result in results:
+            for name, x in result.items():
+                assert x.sharding.is_equivalent_to(placed[name].sharding, 2), (regularizer, name)
+        for name, gradient in jax.grad(rules)(tree).items():
+            close(results[0][name], gradient)

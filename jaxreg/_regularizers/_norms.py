@@ -53,8 +53,9 @@ class Nuclear(Shipped):
     not zero to rounding, so 0 at a zero matrix. The prox with step η lowers every singular value by η · factor, down to
     0.
 
-    On a mesh, each device needs a matrix whole: matrices of a batch are dealt out to the devices by one exchange, and a
-    single matrix is gathered once and decomposed by all of them.
+    On a mesh, each device needs matrices whole. Where a device has parts of several matrices of a batch, they are dealt
+    out to the devices, by an exchange for each divided axis. A single matrix is gathered once, and decomposed by all
+    devices that share it.
 
     Args:
       factor: the strength, a number >= 0 or an array.

@@ -15,6 +15,8 @@ from jaxreg._regularizers._shipped import Shipped, axes, static, strength
 class _OfAngles(Shipped):
     """The fields that both regularizers of angles have."""
 
+    _shares_exchanges = True
+
     factor: Any = strength(0.01)
     mode: Mode = static("rows", kw_only=False)
     out_axis: Axes = axes(-1)
@@ -52,8 +54,8 @@ class OrthogonalRegularizer(_OfAngles):
     random subset of m vectors.
 
     On a mesh the vectors are divided over the devices, and go around them in a ring, of which symmetry saves half. Each
-    device does its share of the work and holds a few copies of its share of the kernel, and less than one kernel is
-    moved. Vectors whose components are divided are exchanged first, and a kernel that all devices have is divided.
+    device does its share of the work, holds a few arrays of the size of its share of the kernel, and receives about one
+    kernel. Vectors whose components are divided are exchanged first, and a kernel that all devices have is divided.
     Stacked matrices that are divided stay where they are. A mesh is known by the type of the kernel, or by
     `jax.set_mesh`. Inside `jax.shard_map` it takes `Rules.with_specs`.
 

@@ -55,7 +55,6 @@ class Shipped(Regularizer):
         super().__init_subclass__(**kwargs)
         if not cls.__name__.startswith("_"):
             BUILT_IN[cls.__name__] = cls
-            cls._sees_matrices = any(field.name == "out_axis" for field in dataclasses.fields(cls))
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

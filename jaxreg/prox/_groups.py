@@ -67,7 +67,7 @@ def _shrunk(x: jax.Array, step: jax.Array, axes: Over) -> jax.Array:
         dead = factor * rest <= step
         cut = jnp.where(dead, jnp.zeros_like(rest), step) / factor / jnp.where(dead, jnp.ones_like(rest), rest)
         return jnp.where(dead, jnp.zeros_like(x), x * (1 - cut))
-    # Where devices add up, they must not go different ways.
+    # On a mesh all devices must take the same branch, because both hold collectives.
     return _shrunk_by_newton(x, step, axes) if axes.names else _shrunk_by_each(x, step, axes)
 
 

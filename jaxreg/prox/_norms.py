@@ -75,8 +75,8 @@ def _cut(s: jax.Array, step: jax.Array) -> jax.Array:
 def _cut_level(sizes: jax.Array, step: jax.Array, over: Over) -> jax.Array:
     """Returns the level θ >= 0 with Σ(sizes − θ)₊ = step, and 0 where there is none, kept with the axes of `over`.
 
-    Of some of the sizes, (Σ sizes − step)/count is the level if these are all that are above it. It rises as those
-    below it are left out, until there are none. That takes few passes and no sort, so nothing is gathered.
+    For a set of sizes, (Σ sizes − step)/count is the level if exactly these lie above it. It rises as those below it
+    are left out, until there are none. That takes few passes and no sort, so nothing is gathered.
     """
     if not sizes.size:
         return jnp.zeros((), sizes.dtype)
