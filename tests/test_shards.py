@@ -828,6 +828,8 @@ def test_stacks_that_are_mapped_over(place, spec):
     """Members of an ensemble, over which an axis of the mesh may be divided, too."""
     x = sample((8, 16, 24), np.float32)
     functions = {**ON_MATRICES, "group_lasso": penalties.group_lasso, "linf": penalties.linf}
+    if spec == P("d", None, "m") and place == "explicit":
+        del functions["spectral"]  # jax 0.12 cannot map its loop over an axis that an Explicit mesh divides
     for name, function in functions.items():
         graded = jax.jit(jax.vmap(jax.value_and_grad(function)))
         expected, expected_gradient = graded(x)
