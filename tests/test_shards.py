@@ -902,3 +902,25 @@ def test_kernels_of_one_shape_that_are_divided_differently(place):
                 assert x.sharding.is_equivalent_to(placed[name].sharding, 2), (regularizer, name)
         for name, gradient in jax.grad(rules)(tree).items():
             close(results[0][name], gradient)
+
+
+@pytest.mark.parametrize("spec", [P("d", "m"), P(None, "m", "d"), P("m", None, "d"), P(None, BOTH)], ids=str)
+@pytest.mark.parametrize(
+    "regularizer",
+    [
+        OrthogonalRegularizer(1.0, "columns", out_axis=(1, 2), sample=7),
+        GroupLasso(1.0, (1, 2), size_weighted=True),
+        GroupLasso(1.0, 0, size_weighted=True),
+        jaxreg.SparseGroupLasso(1.0, 1, l1=0.3),
+    ],
+    ids=str,
+)
+def test_kinds_of_several_axes(regularizer, spec):
+    """Vectors are counted, and groups are weighted, as in the whole."""
+    params = {"kernel": sample((8, 8, 16), np.float32)}
+    rules = Rules((r"kernel$", regularizer))
+    known = rules.with_specs(spec)
+    value, gradient = in_shards(jax.value_and_grad(lambda p: known(p, key=KEY)), spec, (P(), spec))(params)
+    expected, expected_gradient = jax.value_and_grad(lambda p: rules(p, key=KEY))(params)
+    np.testing.assert_allclose(value, expected, rtol=3e-6)
+    close(gradient["kernel"], expected_gradient["kernel"])
