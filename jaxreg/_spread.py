@@ -266,4 +266,8 @@ def divided_as_is(x: jax.Array, y: jax.Array) -> jax.Array:
     It must not be called under a `jax.jit` of ours, which traces arrays of one type once, however they are divided.
     """
     place = placement(x)
-    return alike(lax.optimization_barrier(y), x) if place is not None and place.split is None else y
+    if place is None or place.split is not None:
+        return y
+    if isinstance(x, jax.core.Tracer) or isinstance(y, jax.core.Tracer):
+        return alike(lax.optimization_barrier(y), x)
+    return jax.device_put(y, x.sharding)
