@@ -30,7 +30,6 @@ import argparse
 import json
 import math
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -50,6 +49,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
+from benchmarks.programs import COLLECTIVES, collectives
 from jax.sharding import AxisType, Mesh, NamedSharding, reshard
 from jax.sharding import PartitionSpec as P
 from rich.console import Console
@@ -71,7 +71,6 @@ LASSO = jaxreg.Rules(
     (r"down/kernel$", jaxreg.GroupLasso(1e-3, group_axis=0)),
 )
 METRICS = ("loss", "orthogonal", "lasso", "dead")
-COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 TOLERANCE = 1e-3  # other devices add up in another order
 
 
@@ -92,7 +91,7 @@ class Run(NamedTuple):
     first: int  # step
     history: list[list[float]]  # METRICS of each step from there
     held: list[list[int]]  # for each device, bytes of the parameters and of the optimizer's state
-    moved: dict[str, list[int]]  # for each kind of collective, how many are in a step, and bytes of their results
+    moved: dict[str, tuple[int, int]]  # for each kind of collective, how many are in a step, and bytes received by them
 
 
 class Projection(nn.Module):
@@ -213,7 +212,7 @@ def train(name: str, shape: tuple[int, int], sizes: Sizes, checkpoint: Path, fir
                 history.append([float(metrics[name]) for name in METRICS])
                 loss, cosines, lasso, dead = history[-1]
                 progress.set_postfix_str(f"loss {loss:.3f}, penalty {cosines + lasso:.4f}, {dead:.0f} dead units")
-    return Run(first, history, held(state), moved(compiled.as_text()))
+    return Run(first, history, held(state), collectives(compiled.as_text()))
 
 
 def held(state: tuple) -> list[list[int]]:
@@ -223,28 +222,6 @@ def held(state: tuple) -> list[list[int]]:
             for shard in leaf.addressable_shards:
                 found.setdefault(shard.device, [0, 0])[column] += shard.data.nbytes
     return list(found.values())
-
-
-def moved(program: str) -> dict[str, list[int]]:
-    """Reads the text of a compiled program, in which a computation stands before those that call it."""
-    blocks = [block.strip() for block in program.split("\n\n")]
-    computations = {match[1]: block for block in blocks if (match := re.match(r"(?:ENTRY )?%([\w.-]+) \(", block))}
-    found: dict[str, list[int]] = {}
-    runs: Counter[str] = Counter()
-    for name, block in reversed(computations.items()):
-        runs[name] += block.startswith("ENTRY")
-        for line in block.splitlines()[1:]:
-            trips = re.search(r'"known_trip_count":{"n":"(\d+)"', line)
-            for called in computations.keys() & set(re.findall(r"%([\w.-]+)", line)):
-                runs[called] += runs[name] * int(trips[1] if trips else 1)
-            # A `-start` has its operands among its results, and a `-done` has not.
-            if match := re.search(rf" = (.+?) ({'|'.join(COLLECTIVES)})(?:-done)?\(", line):
-                total = found.setdefault(match[2], [0, 0])
-                total[0] += runs[name]
-                for bits, shape in re.findall(r"[a-z]+(\d*)\[([\d,]*)\]", match[1]):
-                    elements = math.prod(int(size) for size in shape.split(",") if size)
-                    total[1] += runs[name] * elements * int(bits or 8) // 8
-    return found
 
 
 def start_processes(count: int, directory: Path) -> Run:
@@ -269,7 +246,7 @@ def start_processes(count: int, directory: Path) -> Run:
 
 def report(runs: dict[str, Run]) -> float:
     """Prints two tables, and returns the largest relative difference between a run and the first one."""
-    devices = Table(title="What each device holds, and the collectives of one step: MiB, and how many")
+    devices = Table(title="What each device holds, and receives by the collectives of one step: MiB, and how many")
     numbers = Table(title="The last step of each run, and its largest difference from the first run in any step")
     kinds = [kind for kind in COLLECTIVES if any(kind in run.moved for run in runs.values())]
     columns = ("devices", "parameters", "optimizer", *kinds), ("steps", *METRICS, "relative difference")
@@ -281,9 +258,9 @@ def report(runs: dict[str, Run]) -> float:
     differences = []
     for name, run in runs.items():
         counts = [run.moved.get(kind, (0, 0)) for kind in kinds]
-        collectives = [f"{size / 2**20:.2f} in {count}" if count else "-" for count, size in counts]
+        received = [f"{size / 2**20:.2f} in {count}" if count else "-" for count, size in counts]
         for sizes, count in Counter(map(tuple, run.held)).items():
-            devices.add_row(name, str(count), *(f"{size / 2**20:.2f}" for size in sizes), *collectives)
+            devices.add_row(name, str(count), *(f"{size / 2**20:.2f}" for size in sizes), *received)
         own, other = np.array(run.history), np.array(first.history)[run.first :][: len(run.history)]
         differences.append(np.max(np.abs(own - other) / np.maximum(np.abs(other), 1e-9)))
         steps = f"{run.first} to {run.first + len(own) - 1}"
