@@ -7,25 +7,27 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
+from jaxreg._checks import describe
 from jaxreg._gram import (
     ABSOLUTE,
     SQUARE,
     Element,
     Pass,
+    are_more_than_components,
     frame_excess,
-    largest_cosine,
     mean_over_pairs,
     of_cosines,
     pass_over_cosines,
     unit_vectors,
 )
-from jaxreg._matrix import Kind, Layout, Matrices, own_place_of, own_places
-from jaxreg._numerics import accumulation_dtype, largest, sum_of
+from jaxreg._matrix import Kind, Layout, Matrices
+from jaxreg._numerics import accumulation_dtype, largest, magnitude, sum_of
 from jaxreg._plans import Plan, Precision, by_platform
 from jaxreg._shards import Names, total, varying
-from jaxreg._spread import Unit, dealt, value_of_shards
+from jaxreg._spread import Unit, dealt, own_place_of, own_places, value_of_shards
 
 ONE_BY_ONE = 512  # matrices of a batch with more vectors than this do not go together
 
@@ -34,7 +36,6 @@ ONE_BY_ONE = 512  # matrices of a batch with more vectors than this do not go to
 class MeanOverPairs:
     """The penalty of matrices that is the sum of `mean_over_pairs`, where they may be divided."""
 
-    element: Element = ABSOLUTE
     precision: Precision = None
     sample: int | None = None
 
@@ -42,9 +43,9 @@ class MeanOverPairs:
         if self.sample is not None and key is not None:
             matrices = random_vectors(matrices, self.sample, key)
         x, layout = matrices
-        if layout.names or layout.spare:
-            return value_of_shards(x, layout, PairsOfShards(self.element, self.precision))
-        one = functools.partial(mean_over_pairs, element=self.element, precision=self.precision)
+        if layout.is_divided:
+            return value_of_shards(x, layout, PairsOfShards(ABSOLUTE, self.precision))
+        one = functools.partial(mean_over_pairs, element=ABSOLUTE, precision=self.precision)
         return sum_of(over_batch(one, x, layout))
 
 
@@ -54,7 +55,6 @@ class PairsOfShards:
 
     element: Element
     precision: Precision
-    plan: Plan | None = None
 
     unit: ClassVar[Unit] = "vectors"
 
@@ -69,7 +69,7 @@ class PairsOfShards:
                     return of_cosines(axis, self.element, graded, plan, x)
                 return pass_over_cosines(axis, self.element, graded, plan, x, ring=ring, count=count)
 
-            return by_platform(one_pass, x, axis, self.precision, self.plan)
+            return by_platform(one_pass, x, axis, self.precision, None)
 
         values, gradients = over_batch(one, x, layout)
         return sum_of(values), jnp.moveaxis(gradients, 0, layout.batch) if graded else None
@@ -84,10 +84,12 @@ class ExcessOfFrames:
     def __call__(self, matrices: Matrices) -> jax.Array:
         x, layout = matrices
         _, n, d = layout.sizes
-        if not layout.names and not layout.spare:
+        if not layout.is_divided:
             return sum_of(over_batch(functools.partial(frame_excess, precision=self.precision), x, layout))
-        pairs = PairsOfShards(SQUARE, self.precision)
-        return value_of_shards(x, layout, pairs if n <= d or n < 2 or d == 0 else FramesOfShards(self.precision))
+        job = (
+            FramesOfShards(self.precision) if are_more_than_components(n, d) else PairsOfShards(SQUARE, self.precision)
+        )
+        return value_of_shards(x, layout, job)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,8 +114,38 @@ class FramesOfShards:
         def value(x: jax.Array) -> jax.Array:
             return sum_of(over_batch(excess, x, layout))
 
-        found, gradient = jax.value_and_grad(value)(x) if graded else (value(x), None)
-        return found, gradient
+        return jax.value_and_grad(value)(x) if graded else (value(x), None)
+
+
+def all_cosines(x: jax.Array, axis: int) -> jax.Array:
+    """Returns the n × n cosines between the vectors along `axis`, in float32 on every platform."""
+    units = unit_vectors(x, axis)
+    components = ((1 - axis,), (1 - axis,))
+    return lax.dot_general(units, units, (components, ((), ())), precision=lax.Precision.HIGHEST)
+
+
+def largest_cosine(
+    x: jax.Array, axis: int, size: int = 1024, *, others: jax.Array | None = None, first: Any = 0
+) -> jax.Array:
+    """Returns the largest |cos(x_i, x_j)| with i ≠ j, and 0 for one vector, from `size` rows of cosines at a time.
+
+    With `others`, the vectors x_i, from the place `first` on, meet these as x_j.
+    """
+    n = x.shape[axis]
+    units = unit_vectors(x, axis)
+    others = units if others is None else others
+    components = ((1 - axis,), (1 - axis,))
+
+    @jax.checkpoint
+    def of_block(start: jax.Array) -> jax.Array:
+        block = lax.dynamic_slice_in_dim(units, start, min(size, n), axis)
+        cosines = lax.dot_general(block, others, (components, ((), ())), precision=lax.Precision.HIGHEST)
+        itself = first + start + jnp.arange(len(cosines))[:, None] == jnp.arange(others.shape[axis])[None, :]
+        return largest(lax.select(itself, jnp.zeros_like(cosines), magnitude(cosines)))
+
+    # The last block begins earlier, so that it ends with the last vector.
+    starts = np.minimum(np.arange(0, n, size), max(n - size, 0))
+    return largest(lax.map(of_block, starts)) if others.shape[axis] > 1 else jnp.zeros((), units.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +164,13 @@ class LargestCosine:
         here = largest(over_batch(one, found.array, matrices.layout))
         axes = tuple(sorted(varying(here)))
         return largest(lax.all_gather(here, axes, to="invarying")) if axes else here
+
+
+def check_sample(sample: Any) -> None:
+    if sample is not None and (not isinstance(sample, int) or isinstance(sample, bool)):
+        raise TypeError(f"`sample` must be an int or None, got {describe(sample)}")
+    if sample is not None and sample < 2:
+        raise ValueError(f"`sample` must be at least 2, to have a pair, got {sample}")
 
 
 def random_vectors(matrices: Matrices, sample: int, key: jax.Array) -> Matrices:

@@ -63,13 +63,8 @@ class Regularizer(Configured):
     right prox when these steps become long.
     """
 
-    # True if the penalty is made of Σ|x| and Σx² alone. A sum of such penalties is one too.
-    _is_elastic_net: ClassVar[bool] = False
-
     # True if the class can work on a shard, given how the whole array is divided.
     _takes_shards: ClassVar[bool] = False
-    # True if devices exchange parts of a kernel for its penalty, and equal kernels can share the exchange.
-    _shares_exchanges: ClassVar[bool] = False
 
     # NumPy's scalars and arrays leave `scale * regularizer` to `__rmul__`.
     __array_ufunc__: ClassVar[None] = None
@@ -135,6 +130,14 @@ class Regularizer(Configured):
     def _seen(self, x: Any) -> str:
         """Returns what the penalty sees in an array, where that is matrices or groups."""
         return ""
+
+    def _shares_exchanges(self) -> bool:
+        """Returns whether devices exchange parts of a kernel for its penalty, and equal kernels can share that."""
+        return False
+
+    def _is_elastic_net(self) -> bool:
+        """Returns whether the penalty is made of Σ|x| and Σx² alone. A sum of such penalties is one too."""
+        return False
 
     def _elastic_net(self) -> tuple[Any, Any]:
         """Returns the strengths of Σ|x| and Σx² of a penalty that is made of these alone."""
@@ -205,9 +208,8 @@ class Sum(Regularizer):
             raise ValueError("`terms` must hold at least one regularizer, got ()")
         object.__setattr__(self, "terms", tuple(as_regularizer(term) for term in self.terms))
 
-    @property
-    def _shares_exchanges(self) -> bool:  # type: ignore[override]  # a fact of the class elsewhere, of what it holds here
-        return all(term._shares_exchanges for term in self.terms)
+    def _shares_exchanges(self) -> bool:
+        return all(term._shares_exchanges() for term in self.terms)
 
     @property
     def needs_key(self) -> bool:
@@ -218,16 +220,16 @@ class Sum(Regularizer):
 
     @property
     def has_prox(self) -> bool:
-        return self._is_elastic_net or (len(self.terms) == 1 and self.terms[0].has_prox)
+        return self._is_elastic_net() or (len(self.terms) == 1 and self.terms[0].has_prox)
 
     @property
-    def has_metric_prox(self) -> bool:  # type: ignore[override]  # a fact of the class elsewhere, of what it holds here
-        return self._is_elastic_net or (len(self.terms) == 1 and self.terms[0].has_metric_prox)
+    def has_metric_prox(self) -> bool:  # type: ignore[override]  # a class sets it; here the terms decide
+        return self._is_elastic_net() or (len(self.terms) == 1 and self.terms[0].has_metric_prox)
 
     def prox(self, x: jax.Array, step: Any) -> jax.Array:
         if len(self.terms) == 1:
             return proxed(self.terms[0], x, step)
-        if not self._is_elastic_net:
+        if not self._is_elastic_net():
             raise NotImplementedError(
                 f"{self!r} has no prox in closed form, because only L1, L2 and L1L2 add up to one; {GRADIENTS_INSTEAD}"
             )
@@ -237,9 +239,8 @@ class Sum(Regularizer):
     def _seen(self, x: Any) -> str:
         return ", ".join(dict.fromkeys(seen for term in self.terms if (seen := term._seen(x))))
 
-    @property
-    def _is_elastic_net(self) -> bool:  # type: ignore[override]  # a fact of the class elsewhere, of what it holds here
-        return all(term._is_elastic_net for term in self.terms)
+    def _is_elastic_net(self) -> bool:
+        return all(term._is_elastic_net() for term in self.terms)
 
     def _elastic_net(self) -> tuple[Any, Any]:
         l1s, l2s = zip(*(term._elastic_net() for term in self.terms), strict=True)
@@ -262,9 +263,8 @@ class Scaled(Regularizer):
         object.__setattr__(self, "scale", checked_number(self.scale, name="scale"))
         object.__setattr__(self, "regularizer", as_regularizer(self.regularizer))
 
-    @property
-    def _shares_exchanges(self) -> bool:  # type: ignore[override]  # a fact of the class elsewhere, of what it holds here
-        return self.regularizer._shares_exchanges
+    def _shares_exchanges(self) -> bool:
+        return self.regularizer._shares_exchanges()
 
     @property
     def needs_key(self) -> bool:
@@ -278,7 +278,7 @@ class Scaled(Regularizer):
         return self.regularizer.has_prox
 
     @property
-    def has_metric_prox(self) -> bool:  # type: ignore[override]  # a fact of the class elsewhere, of what it holds here
+    def has_metric_prox(self) -> bool:  # type: ignore[override]  # a class sets it; here the other decides
         return self.regularizer.has_metric_prox
 
     def prox(self, x: jax.Array, step: Any) -> jax.Array:
@@ -287,9 +287,8 @@ class Scaled(Regularizer):
     def _seen(self, x: Any) -> str:
         return self.regularizer._seen(x)
 
-    @property
-    def _is_elastic_net(self) -> bool:  # type: ignore[override]  # a fact of the class elsewhere, of what it holds here
-        return self.regularizer._is_elastic_net
+    def _is_elastic_net(self) -> bool:
+        return self.regularizer._is_elastic_net()
 
     def _elastic_net(self) -> tuple[Any, Any]:
         l1, l2 = self.regularizer._elastic_net()

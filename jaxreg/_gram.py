@@ -31,8 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxreg._checks import describe
-from jaxreg._numerics import accumulation_dtype, largest, magnitude, scale_near_one, squares_near_one, sum_of
+from jaxreg._numerics import accumulation_dtype, magnitude, scale_near_one, squares_near_one, sum_of
 from jaxreg._plans import UNROLLED, Plan, Precision, by_platform
 from jaxreg._shards import Names, as_varying, size_of, varying
 
@@ -84,11 +83,16 @@ def frame_excess(x: jax.Array, axis: int, *, precision: Precision = None, plan: 
     pairs of components, which are fewer. No large sums are subtracted.
     """
     n, d = x.shape[axis], x.shape[1 - axis]
-    if n <= d or n < 2 or d == 0:
+    if not are_more_than_components(n, d):
         return mean_over_pairs(x, axis, SQUARE, precision=precision, plan=plan)
     units = unit_vectors(x.astype(accumulation_dtype(x.dtype)), axis)
     apart = gram_sum(units, 1 - axis, SQUARE, precision, plan)
     return (apart + sum_of(jnp.square(sum_of(jnp.square(units), axis) - n / d))) / float(n * (n - 1))
+
+
+def are_more_than_components(n: int, d: int) -> bool:
+    """Returns whether n vectors are so many that they cannot be orthogonal, and their frame has an excess."""
+    return n > d > 0 and n > 1
 
 
 def pair_sum_reference(x: jax.Array, axis: int = 0, element: Element = ABSOLUTE) -> jax.Array:
@@ -97,37 +101,6 @@ def pair_sum_reference(x: jax.Array, axis: int = 0, element: Element = ABSOLUTE)
     gram = jnp.matmul(units, units.T, precision=lax.Precision.HIGHEST)
     value = magnitude if element is ABSOLUTE else element.value
     return sum_of(jnp.where(jnp.eye(len(units), dtype=bool), jnp.zeros_like(gram), value(gram)))
-
-
-def all_cosines(x: jax.Array, axis: int) -> jax.Array:
-    """Returns the n × n cosines between the vectors along `axis`, in float32 on every platform."""
-    units = unit_vectors(x, axis)
-    components = ((1 - axis,), (1 - axis,))
-    return lax.dot_general(units, units, (components, ((), ())), precision=lax.Precision.HIGHEST)
-
-
-def largest_cosine(
-    x: jax.Array, axis: int, size: int = 1024, *, others: jax.Array | None = None, first: Any = 0
-) -> jax.Array:
-    """Returns the largest |cos(x_i, x_j)| with i ≠ j, and 0 for one vector, from `size` rows of cosines at a time.
-
-    With `others`, the vectors x_i, from the place `first` on, meet these as x_j.
-    """
-    n = x.shape[axis]
-    units = unit_vectors(x, axis)
-    others = units if others is None else others
-    components = ((1 - axis,), (1 - axis,))
-
-    @jax.checkpoint
-    def of_block(start: jax.Array) -> jax.Array:
-        block = lax.dynamic_slice_in_dim(units, start, min(size, n), axis)
-        cosines = lax.dot_general(block, others, (components, ((), ())), precision=lax.Precision.HIGHEST)
-        itself = first + start + jnp.arange(len(cosines))[:, None] == jnp.arange(others.shape[axis])[None, :]
-        return largest(lax.select(itself, jnp.zeros_like(cosines), magnitude(cosines)))
-
-    # The last block begins earlier, so that it ends with the last vector.
-    starts = np.minimum(np.arange(0, n, size), max(n - size, 0))
-    return largest(lax.map(of_block, starts)) if others.shape[axis] > 1 else jnp.zeros((), units.dtype)
 
 
 class Lengths(NamedTuple):
@@ -196,6 +169,7 @@ def _of_products(axis: int, element: Element, graded: bool, plan: Plan, x: jax.A
 
 
 def of_cosines(axis: int, element: Element, graded: bool, plan: Plan, x: jax.Array) -> Pass:
+    """Returns the mean over pairs of the vectors of one matrix, and its gradient where it is `graded`."""
     one_pass = functools.partial(pass_over_cosines, axis, element, graded, plan)
     return _alone(one_pass, x) if plan.alone and not varying(x) else one_pass(x)
 
@@ -484,10 +458,3 @@ def _without_itself(gram: jax.Array) -> jax.Array:
 
 def _kept_apart(x: jax.Array) -> jax.Array:
     return lax.optimization_barrier(x)
-
-
-def check_sample(sample: Any) -> None:
-    if sample is not None and (not isinstance(sample, int) or isinstance(sample, bool)):
-        raise TypeError(f"`sample` must be an int or None, got {describe(sample)}")
-    if sample is not None and sample < 2:
-        raise ValueError(f"`sample` must be at least 2, to have a pair, got {sample}")

@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jaxreg._checks import check_bool, describe
 from jaxreg._numerics import Over
@@ -106,27 +104,6 @@ class Kind(NamedTuple):
         return sum(self.names, ())
 
 
-def own_places(kind: Kind) -> jax.Array:
-    """Returns the places in the whole of the matrices, or vectors, that a device has, in ascending order."""
-    places = jnp.zeros(1, jnp.int32)
-    for size, names in zip(kind.sizes, kind.names, strict=True):
-        first = lax.axis_index(names) * size if names else 0
-        own = (first + jnp.arange(size)).astype(jnp.int32)
-        places = (places[:, None] * (size * size_of(names)) + own[None, :]).reshape(-1)
-    return places
-
-
-def own_place_of(kind: Kind, places: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns where a device has the vectors at some places in the whole, and whether it has them."""
-    own, found, stride = jnp.zeros_like(places), jnp.ones_like(places, dtype=bool), 1
-    for size, names in zip(reversed(kind.sizes), reversed(kind.names), strict=True):
-        here = places % (size * size_of(names)) - (lax.axis_index(names) * size if names else 0)
-        found &= (here >= 0) & (here < size)
-        own += jnp.clip(here, 0, size - 1) * stride
-        places, stride = places // (size * size_of(names)), stride * size
-    return own, found
-
-
 class Layout(NamedTuple):
     """How matrices lie in an array of rank 3, and how they are divided over the manual axes of a mesh.
 
@@ -156,6 +133,11 @@ class Layout(NamedTuple):
     def names(self) -> Names:
         """The mesh axes that divide the array."""
         return sum((kind.over for kind in self.kinds), ())
+
+    @property
+    def is_divided(self) -> bool:
+        """True if work is divided over devices."""
+        return bool(self.names or self.spare)
 
 
 class Matrices(NamedTuple):

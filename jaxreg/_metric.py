@@ -9,9 +9,9 @@ import numpy as np
 import optax
 
 from jaxreg._checks import describe, is_float_array
+from jaxreg._met import Met
 from jaxreg._paths import is_masked, leaves_with_paths
 from jaxreg._probe import LARGE, LATER, SMALL, UPDATES, Answer, Untraceable, ask, concrete, small_tree
-from jaxreg._rules import Met
 from jaxreg._updates import at_count
 
 Metric = Literal["euclidean", "adam"] | Callable[[Any], Any]

@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxreg._alike import divided_alike
 from jaxreg._checks import check_bool, check_key, checked_scalar, describe, is_float_array
+from jaxreg._met import Met
 from jaxreg._metric import Metric, Weight, check_adam, check_state, check_steps, weights
 from jaxreg._numerics import accumulation_dtype, add_up, times_strength
 from jaxreg._paths import leaves_with_paths
-from jaxreg._rules import Met, Rules
-from jaxreg._spread import divided_as_is
+from jaxreg._rules import Rules
 from jaxreg._updates import Pairs, at_count, check_call, check_optimizer, first_key, first_penalty, split_key
 
 
@@ -224,7 +225,7 @@ def _proxed_update(
     if known is not None and known.is_adam and furthest is not None:
         new = _no_further(new, moved, furthest)
     change = (new - param.astype(wide)).astype(_wider(param.dtype, update.dtype))
-    return divided_as_is(param, change), new
+    return divided_alike(change, param), new
 
 
 def _once(met: Met, array: jax.Array) -> jax.Array | bool:

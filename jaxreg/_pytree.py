@@ -167,6 +167,4 @@ def register(cls: type) -> None:
 
     _REGISTERED.add(cls)
     jax.tree_util.register_pytree_with_keys(cls, _flatten_with_keys, unflatten, _flatten)
-    flax.serialization.register_serialization_state(  # type: ignore[no-untyped-call]  # Flax leaves it untyped
-        cls, to_state_dict, from_state_dict
-    )
+    flax.serialization.register_serialization_state(cls, to_state_dict, from_state_dict)

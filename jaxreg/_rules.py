@@ -1,116 +1,26 @@
 """Rules: which regularizer meets which leaf of a tree, by path."""
 
-import contextlib
 import dataclasses
-import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, NoReturn, Self
+from typing import Any, ClassVar, NoReturn, Self
 
 import flax.serialization
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from jaxreg._alike import alike
-from jaxreg._base import Regularizer, as_regularizer, evaluate, proxed
+from jaxreg._base import Regularizer, as_regularizer
 from jaxreg._checks import brief, check_bool, check_key, describe, is_inexact_array
 from jaxreg._config import from_dict, to_dict
 from jaxreg._explain import Explanation, Row
 from jaxreg._matching import Pattern, checked_pattern, match, name_of
+from jaxreg._met import Met, penalties_of
 from jaxreg._numerics import add_up
 from jaxreg._paths import check_no_optimizer_state, is_masked, leaves_with_paths, other_names, replace_leaves
 from jaxreg._pytree import identity, is_number, register
 from jaxreg._serialization import RegularizerLike, get
-from jaxreg._shards import divided_as, known_split, placement, size_of, split_from, varying
-
-
-class Met(NamedTuple):
-    """A parameter, or a `MaskedNode` in its place, with what the rules say of it.
-
-    Attributes:
-      path: its path in the tree.
-      leaf: the parameter.
-      patterns: the indices of the rules that match it, the first of which has it.
-      regularizer: that of its rule. None where no rule matches, where its rule has none, or where it is masked.
-      rule: the name of its rule in errors.
-      place: its place among the parameters with a regularizer, from which its random key is made.
-      names: its further paths, where modules of NNX share it.
-      spec: how it is divided inside `jax.shard_map`, where `Rules.with_specs` says it.
-      known_specs: the paths of all specs, or None for rules without specs.
-    """
-
-    path: str
-    leaf: Any
-    patterns: tuple[int, ...]
-    regularizer: Regularizer | None
-    rule: str
-    place: int
-    names: tuple[str, ...] = ()
-    spec: PartitionSpec | None = None
-    known_specs: tuple[str, ...] | None = None
-
-    @contextlib.contextmanager
-    def divided(self) -> Iterator[None]:
-        """Lets the regularizer know how a shard is a part of the parameter. Errors name the place in the tree."""
-        with self.located():
-            if self.spec is None and self.known_specs is not None and varying(self.leaf):
-                raise ValueError(
-                    f"`specs` must have a spec for each shard with a penalty, got those of {list(self.known_specs)}"
-                )
-            with divided_as(self.leaf, None if self.spec is None else split_from(self.spec, self.leaf)):
-                yield
-
-    def seen(self) -> str:
-        """Returns what the regularizer sees in the parameter, where that is matrices or groups."""
-        assert self.regularizer is not None
-        with self.divided():
-            return self.regularizer._seen(self.leaf)
-
-    def kind(self) -> Any:
-        """Returns what parameters have in common whose penalties can be taken together, or None for one alone."""
-        assert self.regularizer is not None
-        if not self.regularizer._shares_exchanges or self.regularizer.needs_key or isinstance(self.leaf, np.ndarray):
-            return None
-        with self.divided():
-            place, split = placement(self.leaf), known_split(self.leaf)
-            count = place.size if place is not None else size_of(split.spare) if split is not None else 1
-            is_alone = place is None and (split is None or not split.names + split.spare)
-        if is_alone or self.leaf.size > _TOGETHER * count:
-            return None
-        devices = None if isinstance(self.leaf, jax.core.Tracer) else frozenset(self.leaf.devices())
-        return self.patterns[0], jax.typeof(self.leaf), self.spec, devices
-
-    def penalty(self, key: jax.Array | None) -> jax.Array:
-        """Returns the penalty of the parameter. It has a random key of its own, made from `key`."""
-        assert self.regularizer is not None
-        with self.divided():
-            own = None if key is None else jax.random.fold_in(key, self.place)
-            return evaluate(self.regularizer, self.leaf, own)
-
-    def prox(self, step: Any) -> jax.Array:
-        """Returns the parameter after a prox step. `step` may be a function of the path and the parameter."""
-        assert self.regularizer is not None
-        with self.divided():
-            result = proxed(self.regularizer, self.leaf, step(self.path, self.leaf) if callable(step) else step)
-            if describe(result) != describe(jnp.asarray(self.leaf)):
-                raise TypeError(
-                    f"the prox of {self.regularizer!r} must return {describe(self.leaf)}, got {describe(result)}"
-                )
-            return result
-
-    @contextlib.contextmanager
-    def located(self) -> Iterator[None]:
-        """Adds the place in the tree to an error."""
-        where = f"at `{self.path}`, under {self.rule}"
-        try:
-            yield
-        except Exception as error:
-            if type(error) in (TypeError, ValueError, NotImplementedError):
-                raise type(error)(f"{where}: {error}") from error
-            error.add_note(where)
-            raise
+from jaxreg._shards import varying
 
 
 class Rules:
@@ -275,13 +185,13 @@ class Rules:
         """Returns the penalty of each parameter that has one, by path."""
         check_key(key, or_old=True)
         met = [m for m in self._met(tree) if m.regularizer is not None]
-        return {m.path: penalty for m, penalty in zip(met, _penalties(met, key), strict=True)}
+        return {m.path: penalty for m, penalty in zip(met, penalties_of(met, key), strict=True)}
 
     def by_rule(self, tree: Any, *, key: jax.Array | None = None) -> dict[int, jax.Array]:
         """Returns the penalty of each rule, by its index, and 0 for a rule that leaves its parameters alone."""
         check_key(key, or_old=True)
         met = [m for m in self._met(tree) if m.regularizer is not None]
-        penalties = _penalties(met, key)
+        penalties = penalties_of(met, key)
         return {
             rule: add_up(penalty for m, penalty in zip(met, penalties, strict=True) if m.patterns[0] == rule)
             for rule in range(len(self.patterns))
@@ -384,7 +294,6 @@ class Rules:
         labels = [self.label(rule) for rule in range(len(self.patterns))]
         excluded = [rule for rule, regularizer in enumerate(self.regularizers) if regularizer is None]
         strict = self.strict and strict
-        known = None if self.specs is None else tuple(path for path, _ in self.specs)
         found = []
         place = 0
         for m in match(leaves, self.patterns, self.label, strict=strict, excluded=excluded, others=others):
@@ -392,39 +301,17 @@ class Rules:
             regularizer = None if rule is None or is_masked(m.leaf) else self.regularizers[rule]
             name = "" if rule is None else labels[rule]
             names = tuple(others.get(m.path, ()))
-            spec = self._spec(m.path)
-            found.append(Met(m.path, m.leaf, m.patterns, regularizer, name, place, names, spec, known))
+            met = Met(m.path, m.leaf, m.patterns, regularizer, name, place, names, self._spec(m.path))
+            if regularizer is not None and self.specs is not None and met.spec is None and varying(m.leaf):
+                with met.located():
+                    known = [path for path, _ in self.specs]
+                    raise ValueError(f"`specs` must have a spec for each shard with a penalty, got those of {known}")
+            found.append(met)
             place += regularizer is not None
         return found
 
 
 register(Rules)
-
-# Equal kernels are stacked into one exchange while each device has at most so many weights of one.
-_TOGETHER = 2**19
-
-
-def _penalties(met: list[Met], key: jax.Array | None) -> list[jax.Array]:
-    """Returns the penalties of parameters that have one.
-
-    Kernels on a mesh that are alike under one rule are taken together, so that devices exchange parts of all at once.
-    """
-    kinds: dict[Any, list[int]] = {}
-    for i, m in enumerate(met):
-        kinds.setdefault(m.kind() or i, []).append(i)
-    found: dict[int, jax.Array] = {}
-    for places in kinds.values():
-        first = met[places[0]]
-        if len(places) == 1:
-            found[places[0]] = first.penalty(key)
-            continue
-        assert first.regularizer is not None
-        with first.divided():
-            # The gradient of each is divided as it is, and not as that of all together.
-            together = jnp.stack([alike(met[i].leaf, met[i].leaf) for i in places])
-            one = functools.partial(evaluate, first.regularizer, key=None)
-            found |= dict(zip(places, jax.vmap(one)(together), strict=True))
-    return [found[i] for i in range(len(met))]
 
 
 def _to_state_dict(rules: Rules) -> dict[str, Any]:
@@ -452,9 +339,7 @@ def _state_names(rules: Rules) -> list[str]:
     return [f"{name} ({names[:i].count(name)})" if name in names[:i] else name for i, name in enumerate(names)]
 
 
-flax.serialization.register_serialization_state(  # type: ignore[no-untyped-call]  # Flax leaves it untyped
-    Rules, _to_state_dict, _from_state_dict, override=True
-)
+flax.serialization.register_serialization_state(Rules, _to_state_dict, _from_state_dict, override=True)
 
 
 def _row(met: Met, key: jax.Array | None) -> Row:

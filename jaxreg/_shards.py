@@ -9,7 +9,7 @@ import contextlib
 import contextvars
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,6 @@ from jax.sharding import AxisType, PartitionSpec
 from jaxreg._checks import describe
 
 Names = tuple[str, ...]  # axes of a mesh
-T = TypeVar("T")
 
 
 class Split(NamedTuple):
@@ -174,11 +173,28 @@ def whole_shape(x: Any) -> tuple[int, ...]:
     return x.shape if split is None else tuple(n * size_of(d) for n, d in zip(x.shape, split.dims, strict=True))
 
 
+def all_parts(x: jax.Array, dim: int, names: Names) -> jax.Array:
+    """Returns the parts that devices have along a dimension, one after the other, the same on all of them."""
+    return lax.all_gather(x, names, axis=dim, tiled=True, to="invarying")
+
+
+def own_part_along(x: jax.Array, dim: int, names: Names) -> jax.Array:
+    """Returns the part of a dimension that is the device's own."""
+    size = x.shape[dim] // size_of(names)
+    return lax.dynamic_slice_in_dim(x, lax.axis_index(names) * size, size, dim)
+
+
 def whole(x: jax.Array, split: Split) -> jax.Array:
     """Returns the whole array, which every device then has."""
     for dim, names in enumerate(split.dims):
-        if names:
-            x = lax.all_gather(x, names, axis=dim, tiled=True, to="invarying")
+        x = all_parts(x, dim, names) if names else x
+    return x
+
+
+def own_part(x: jax.Array, split: Split) -> jax.Array:
+    """Returns the shard of a whole array that the device has."""
+    for dim, names in enumerate(split.dims):
+        x = own_part_along(x, dim, names) if names else x
     return x
 
 
@@ -186,15 +202,6 @@ def gathered(x: jax.Array) -> jax.Array:
     """Returns an array that no axis of an Explicit mesh divides any more, so that any operation is allowed."""
     divided = any(entry is not None for entry in jax.typeof(x).sharding.spec)
     return jax.sharding.reshard(x, PartitionSpec(*(None,) * x.ndim)) if divided else x
-
-
-def own_part(x: jax.Array, split: Split) -> jax.Array:
-    """Returns the shard of a whole array that the device has."""
-    for dim, names in enumerate(split.dims):
-        if names:
-            size = x.shape[dim] // size_of(names)
-            x = lax.dynamic_slice_in_dim(x, lax.axis_index(names) * size, size, dim)
-    return x
 
 
 _is_undivided: contextvars.ContextVar[bool] = contextvars.ContextVar("undivided", default=False)

@@ -9,6 +9,9 @@ quotients have limits, which are derivatives of g. The derivative of `jnp.linalg
 Where the difference of two singular values is rounding, so is its quotient. A continuous g takes the limit up to a
 relative difference of √eps, which is as far from the exact derivative as the rounding of the quotient is there. A g
 that jumps has no limit, but its values are exact, so that its quotients are too.
+
+On a mesh, matrices are dealt out whole for this. The largest singular value of matrices that are divided comes from
+subspace iteration.
 """
 
 import dataclasses
@@ -21,10 +24,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxreg._matrix import Layout, Matrices, own_places
+from jaxreg._matrix import Layout, Matrices
 from jaxreg._numerics import Over, largest, near_one, sum_of
 from jaxreg._shards import Names, somewhere, total, varying_over
-from jaxreg._spread import Unit, dealt, value_of_shards
+from jaxreg._spread import Unit, dealt, own_places, value_of_shards
 
 Map = Callable[[jax.Array, jax.Array], jax.Array]
 State = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
@@ -145,7 +148,7 @@ class SumOverMatrices:
 
     def __call__(self, matrices: Matrices) -> jax.Array:
         x, layout = matrices
-        if layout.names or layout.spare:
+        if layout.is_divided:
             return value_of_shards(x, layout, _SumOfShards(self.function))
         return sum_of(jax.vmap(self.function, in_axes=layout.batch)(x))
 

@@ -16,13 +16,25 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from jaxreg._alike import alike
+from jaxreg._alike import divided_alike
 from jaxreg._matrix import Kind, Layout, Matrices, View, as_vectors, from_vectors
 from jaxreg._numerics import sum_of
-from jaxreg._shards import Names, Split, gathered, in_order, placement, size_of, split_of, total
+from jaxreg._shards import (
+    Names,
+    Split,
+    all_parts,
+    gathered,
+    in_order,
+    own_part_along,
+    placement,
+    size_of,
+    split_of,
+    total,
+)
 
 Penalty = Callable[..., jax.Array]  # of matrices that may be shards, the same for all devices
 Unit = Literal["vectors", "matrices", "parts"]
+Step = Callable[[jax.Array], jax.Array]
 
 
 class Dealt(NamedTuple):
@@ -46,7 +58,7 @@ def dealt(x: jax.Array, layout: Layout, unit: Unit) -> Dealt:
     number, and else within each matrix. Whole matrices are dealt out where a device has more than one, and a single one
     is gathered. Zeros fill what does not divide.
     """
-    steps: list[Callable[[jax.Array], jax.Array]] = []
+    steps: list[Step] = []
     if unit == "parts":
         return Dealt(x, (), lambda x: x)
     _, vectors, components = layout.kinds
@@ -78,36 +90,48 @@ def dealt(x: jax.Array, layout: Layout, unit: Unit) -> Dealt:
     return Dealt(x, in_order(ring), back)
 
 
-def _gathered(x: jax.Array, axis: int, names: Names, steps: list[Callable[[jax.Array], jax.Array]]) -> jax.Array:
-    size = x.shape[axis]
-    steps.append(lambda x: lax.dynamic_slice_in_dim(x, lax.axis_index(names) * size, size, axis))
-    return lax.all_gather(x, names, axis=axis, tiled=True, to="invarying")
+def _gathered(x: jax.Array, axis: int, names: Names, steps: list[Step]) -> jax.Array:
+    steps.append(lambda x: own_part_along(x, axis, names))
+    return all_parts(x, axis, names)
 
 
-def _exchanged(
-    x: jax.Array, axis: int, target: int, names: Names, steps: list[Callable[[jax.Array], jax.Array]]
-) -> jax.Array:
+def _exchanged(x: jax.Array, axis: int, target: int, names: Names, steps: list[Step]) -> jax.Array:
     size = x.shape[target]
     steps.append(lambda x: lax.slice_in_dim(lax.all_to_all(x, names, axis, target, tiled=True), 0, size, axis=target))
     return lax.all_to_all(filled(x, target, size_of(names)), names, target, axis, tiled=True)
 
 
-def _shared(x: jax.Array, target: int, names: Names, steps: list[Callable[[jax.Array], jax.Array]]) -> jax.Array:
+def _shared(x: jax.Array, target: int, names: Names, steps: list[Step]) -> jax.Array:
     size = x.shape[target]
-    x = filled(x, target, size_of(names))
-    part = x.shape[target] // size_of(names)
-    steps.append(
-        lambda x: lax.slice_in_dim(
-            lax.all_gather(x, names, axis=target, tiled=True, to="invarying"), 0, size, axis=target
-        )
-    )
-    return lax.dynamic_slice_in_dim(x, lax.axis_index(names) * part, part, target)
+    steps.append(lambda x: lax.slice_in_dim(all_parts(x, target, names), 0, size, axis=target))
+    return own_part_along(filled(x, target, size_of(names)), target, names)
 
 
 def filled(x: jax.Array, axis: int, multiple: int) -> jax.Array:
     """Returns `x` followed by zeros along an axis, up to a multiple of a size."""
     missing = -x.shape[axis] % multiple
     return jnp.pad(x, [(0, missing if i == axis else 0) for i in range(x.ndim)]) if missing else x
+
+
+def own_places(kind: Kind) -> jax.Array:
+    """Returns the places in the whole of the matrices, or vectors, that a device has, in ascending order."""
+    places = jnp.zeros(1, jnp.int32)
+    for size, names in zip(kind.sizes, kind.names, strict=True):
+        first = lax.axis_index(names) * size if names else 0
+        own = (first + jnp.arange(size)).astype(jnp.int32)
+        places = (places[:, None] * (size * size_of(names)) + own[None, :]).reshape(-1)
+    return places
+
+
+def own_place_of(kind: Kind, places: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns where a device has the vectors at some places in the whole, and whether it has them."""
+    own, found, stride = jnp.zeros_like(places), jnp.ones_like(places, dtype=bool), 1
+    for size, names in zip(reversed(kind.sizes), reversed(kind.names), strict=True):
+        here = places % (size * size_of(names)) - (lax.axis_index(names) * size if names else 0)
+        found &= (here >= 0) & (here < size)
+        own += jnp.clip(here, 0, size - 1) * stride
+        places, stride = places // (size * size_of(names)), stride * size
+    return own, found
 
 
 class Job(Protocol):
@@ -133,7 +157,12 @@ def _value_of_shards_jvp(
 ) -> tuple[jax.Array, jax.Array]:
     (x,), (change,) = primals, tangents
     value, gradient = _value_and_gradient(x, layout, job, True)
-    return value, total(sum_of(gradient.astype(value.dtype) * change.astype(value.dtype)), layout.names)
+    return value, _along(gradient, change, value, layout.names)
+
+
+def _along(gradient: jax.Array, change: jax.Array, value: jax.Array, names: Names) -> jax.Array:
+    """Returns the derivative of a value along a change of the array, of which devices have parts."""
+    return total(sum_of(gradient.astype(value.dtype) * change.astype(value.dtype)), names)
 
 
 def _value_and_gradient(x: jax.Array, layout: Layout, job: Job, graded: bool) -> tuple[jax.Array, Any]:
@@ -167,8 +196,7 @@ def _on_mesh_jvp(
 ) -> tuple[jax.Array, jax.Array]:
     (x, rest), (change, _) = primals, tangents
     value, gradient = _run(penalty, view, split, True, x, rest)
-    gradient = divided_as_is(x, gradient)
-    return value, total(sum_of(gradient.astype(value.dtype) * change.astype(value.dtype)), split.names)
+    return value, _along(divided_alike(gradient, x), change, value, split.names)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -196,7 +224,7 @@ def map_matrices(function: Penalty, x: jax.Array, view: View, *rest: jax.Array) 
         return x
     if placement(x) is None:
         return from_vectors(function(as_vectors(x, view, split), *rest), x, view)
-    return divided_as_is(x, _mapped(function, view, split, x, rest))
+    return divided_alike(_mapped(function, view, split, x, rest), x)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -258,16 +286,3 @@ def _in_shards(
     if with_array:
         array = from_vectors(lax.slice_in_dim(array, 0, seen.shape[axis], axis=axis), x, view)
     return value, array
-
-
-def divided_as_is(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Returns `y`, divided as `x` is, if `x` lies on an Auto mesh. Elsewhere the types say how arrays are divided.
-
-    It must not be called under a `jax.jit` of ours, which traces arrays of one type once, however they are divided.
-    """
-    place = placement(x)
-    if place is None or place.split is not None:
-        return y
-    if isinstance(x, jax.core.Tracer) or isinstance(y, jax.core.Tracer):
-        return alike(lax.optimization_barrier(y), x)
-    return jax.device_put(y, x.sharding)

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import optax
 from jax.extend.core import jaxpr_as_fun
 
+from jaxreg._alike import divided_alike
 from jaxreg._checks import check_bool, check_key, checked_scalar, describe
 from jaxreg._numerics import checked_penalty, times_strength
-from jaxreg._spread import divided_as_is
 from jaxreg._updates import Pairs, at_count, check_call, check_optimizer, first_key, first_penalty, split_key
 
 
@@ -227,7 +227,7 @@ def _with_gradients(
             update = jnp.asarray(pairs.updates[i])
             if jnp.iscomplexobj(gradient):
                 gradient = gradient.conj()  # JAX has the conjugate of the gradient that optax takes
-            changed[i] = divided_as_is(value, update + gradient.astype(update.dtype))
+            changed[i] = divided_alike(update + gradient.astype(update.dtype), value)
     return pairs.rebuilt(changed), penalty
 
 

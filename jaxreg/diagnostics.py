@@ -8,9 +8,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from rich.table import Table
 
-from jaxreg._angles import LargestCosine, over_batch
+from jaxreg._angles import LargestCosine, all_cosines, over_batch
 from jaxreg._checks import describe, is_float_array
-from jaxreg._gram import all_cosines
 from jaxreg._matrix import Axes, Mode, View, as_vectors, check_mode, checked_axes, positive_axes, within_groups
 from jaxreg._names import public
 from jaxreg._numerics import as_wide

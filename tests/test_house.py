@@ -26,13 +26,13 @@ PACKAGE = ROOT / "jaxreg"
 # From the ground up. A module may import those on lower floors, and on its own floor those to its left. A package comes
 # after its modules.
 FLOORS = (
-    ("_names", "_checks", "_alike", "_shards", "_numerics", "_pytree", "_matrix", "_paths", "_tables"),
+    ("_names", "_checks", "_shards", "_alike", "_numerics", "_pytree", "_matrix", "_paths", "_tables"),
     ("_plans", "_spread", "_gram", "_angles", "_singular"),
     ("penalties._elementwise", "penalties._groups", "penalties._norms", "penalties._orthogonality", "penalties"),
     ("prox._elementwise", "prox._groups", "prox._norms", "prox"),
     ("_config", "_base", "_regularizers._shipped"),
     ("_regularizers._elementwise", "_regularizers._groups", "_regularizers._norms", "_regularizers._orthogonality"),
-    ("_regularizers", "_serialization", "_matching", "_explain", "_rules"),
+    ("_regularizers", "_serialization", "_matching", "_explain", "_met", "_rules"),
     ("_updates", "_transforms", "_probe", "_metric", "_proximal", "_optimizers", "_activity"),
     ("diagnostics",),
     ("__init__",),

@@ -38,7 +38,10 @@ class L1(Shipped):
 
     l1: Any = strength(0.01, unset=0.01)
 
-    _penalty, _prox, has_metric_prox, _is_elastic_net = penalties.l1, prox.l1, True, True
+    _penalty, _prox, has_metric_prox = penalties.l1, prox.l1, True
+
+    def _is_elastic_net(self) -> bool:
+        return True
 
     def _elastic_net(self) -> tuple[Any, Any]:
         return self.l1, 0.0
@@ -69,7 +72,10 @@ class L2(Shipped):
 
     l2: Any = strength(0.01, unset=0.01)
 
-    _penalty, _prox, has_metric_prox, _is_elastic_net = penalties.l2, prox.l2, True, True
+    _penalty, _prox, has_metric_prox = penalties.l2, prox.l2, True
+
+    def _is_elastic_net(self) -> bool:
+        return True
 
     def _elastic_net(self) -> tuple[Any, Any]:
         return 0.0, self.l2
@@ -105,7 +111,11 @@ class L1L2(Shipped):
     l1: Any = number(0.0, unset=0.0, kw_only=False)
     l2: Any = number(0.0, unset=0.0, kw_only=False)
 
-    _penalty, _prox, has_metric_prox, _is_elastic_net = penalties.l1_l2, prox.l1_l2, True, True
+    _penalty, _prox, has_metric_prox = penalties.l1_l2, prox.l1_l2, True
+
+    def _is_elastic_net(self) -> bool:
+        return True
+
     _named_defaults: ClassVar[dict[str, float]] = {"l1": 0.01, "l2": 0.01}
 
     def _elastic_net(self) -> tuple[Any, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 
 from jaxreg import penalties
-from jaxreg._gram import check_sample
+from jaxreg._angles import check_sample
 from jaxreg._matrix import Axes, Mode, check_mode
 from jaxreg._names import public
 from jaxreg._plans import Precision, check_precision
@@ -14,8 +14,6 @@ from jaxreg._regularizers._shipped import Shipped, axes, static, strength
 
 class _OfAngles(Shipped):
     """The fields that both regularizers of angles have."""
-
-    _shares_exchanges = True
 
     factor: Any = strength(0.01)
     mode: Mode = static("rows", kw_only=False)
@@ -27,6 +25,9 @@ class _OfAngles(Shipped):
         super().__post_init__()
         check_mode(self.mode)
         check_precision(self.precision)
+
+    def _shares_exchanges(self) -> bool:
+        return True
 
 
 @public

@@ -3,8 +3,7 @@
 import jax
 from jax.typing import ArrayLike
 
-from jaxreg._angles import ExcessOfFrames, MeanOverPairs
-from jaxreg._gram import check_sample
+from jaxreg._angles import ExcessOfFrames, MeanOverPairs, check_sample
 from jaxreg._matrix import Axes, Mode, View, check_mode
 from jaxreg._names import public
 from jaxreg._numerics import as_floats

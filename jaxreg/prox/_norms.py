@@ -1,6 +1,7 @@
 """Proxes of the norms of a whole array, of its weights or of the singular values of its matrices."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,6 @@ from jaxreg._numerics import Over, as_wide, everything, in_dtype_of, largest, su
 from jaxreg._singular import Map, MapSingularValues
 from jaxreg._spread import map_matrices
 from jaxreg.prox._elementwise import soft
-
-State = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 
 
 @public
@@ -92,7 +91,7 @@ def _cut_level(sizes: jax.Array, step: jax.Array, over: Over) -> jax.Array:
         kept = sum_of(jnp.where(is_above, sizes, jnp.zeros_like(sizes)), over)
         return count, (kept - step) / jnp.maximum(count, 1)
 
-    def higher(state: State) -> State:
+    def higher(state: Any) -> Any:
         bound, count, level, _ = state
         fewer, next_level = above(level)
         goes_on = (fewer > 0) & (fewer < count)

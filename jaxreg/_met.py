@@ -1,0 +1,122 @@
+"""A parameter with what rules say of it: its penalty and its prox, alone or together with its like."""
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec
+
+from jaxreg._alike import divided_alike
+from jaxreg._base import Regularizer, evaluate, proxed
+from jaxreg._checks import describe
+from jaxreg._shards import divided_as, known_split, placement, size_of, split_from
+
+# Equal kernels are stacked into one exchange while each device has at most so many weights of one.
+_TOGETHER = 2**19
+
+
+class Met(NamedTuple):
+    """A parameter, or a `MaskedNode` in its place, with what the rules say of it.
+
+    Attributes:
+      path: its path in the tree.
+      leaf: the parameter.
+      patterns: the indices of the rules that match it, the first of which has it.
+      regularizer: that of its rule. None where no rule matches, where its rule has none, or where it is masked.
+      rule: the name of its rule in errors.
+      place: its place among the parameters with a regularizer, from which its random key is made.
+      names: its further paths, where modules of NNX share it.
+      spec: how it is divided inside `jax.shard_map`, where `Rules.with_specs` says it.
+    """
+
+    path: str
+    leaf: Any
+    patterns: tuple[int, ...]
+    regularizer: Regularizer | None
+    rule: str
+    place: int
+    names: tuple[str, ...] = ()
+    spec: PartitionSpec | None = None
+
+    @contextlib.contextmanager
+    def divided(self) -> Iterator[None]:
+        """Lets the regularizer know how a shard is a part of the parameter. Errors name the place in the tree."""
+        with self.located(), divided_as(self.leaf, None if self.spec is None else split_from(self.spec, self.leaf)):
+            yield
+
+    def seen(self) -> str:
+        """Returns what the regularizer sees in the parameter, where that is matrices or groups."""
+        assert self.regularizer is not None
+        with self.divided():
+            return self.regularizer._seen(self.leaf)
+
+    def kind(self) -> Any:
+        """Returns what parameters have in common whose penalties can be taken together, or None for one alone."""
+        assert self.regularizer is not None
+        if not self.regularizer._shares_exchanges() or self.regularizer.needs_key or isinstance(self.leaf, np.ndarray):
+            return None
+        with self.divided():
+            place, split = placement(self.leaf), known_split(self.leaf)
+            count = place.size if place is not None else size_of(split.spare) if split is not None else 1
+            is_alone = place is None and (split is None or not split.names + split.spare)
+        if is_alone or self.leaf.size > _TOGETHER * count:
+            return None
+        devices = None if isinstance(self.leaf, jax.core.Tracer) else frozenset(self.leaf.devices())
+        return self.patterns[0], jax.typeof(self.leaf), self.spec, devices
+
+    def penalty(self, key: jax.Array | None) -> jax.Array:
+        """Returns the penalty of the parameter. It has a random key of its own, made from `key`."""
+        assert self.regularizer is not None
+        with self.divided():
+            own = None if key is None else jax.random.fold_in(key, self.place)
+            return evaluate(self.regularizer, self.leaf, own)
+
+    def prox(self, step: Any) -> jax.Array:
+        """Returns the parameter after a prox step. `step` may be a function of the path and the parameter."""
+        assert self.regularizer is not None
+        with self.divided():
+            result = proxed(self.regularizer, self.leaf, step(self.path, self.leaf) if callable(step) else step)
+            if describe(result) != describe(jnp.asarray(self.leaf)):
+                raise TypeError(
+                    f"the prox of {self.regularizer!r} must return {describe(self.leaf)}, got {describe(result)}"
+                )
+            return result
+
+    @contextlib.contextmanager
+    def located(self) -> Iterator[None]:
+        """Adds the place in the tree to an error."""
+        where = f"at `{self.path}`, under {self.rule}"
+        try:
+            yield
+        except Exception as error:
+            if type(error) in (TypeError, ValueError, NotImplementedError):
+                raise type(error)(f"{where}: {error}") from error
+            error.add_note(where)
+            raise
+
+
+def penalties_of(met: list[Met], key: jax.Array | None) -> list[jax.Array]:
+    """Returns the penalties of parameters that have one.
+
+    Kernels on a mesh that are alike under one rule are taken together, so that devices exchange parts of all at once.
+    """
+    kinds: dict[Any, list[int]] = {}
+    for i, m in enumerate(met):
+        kinds.setdefault(m.kind() or i, []).append(i)
+    found: dict[int, jax.Array] = {}
+    for places in kinds.values():
+        first = met[places[0]]
+        if len(places) == 1:
+            found[places[0]] = first.penalty(key)
+            continue
+        assert first.regularizer is not None
+        with first.divided():
+            # The gradient of each is divided as it is, and not as that of all together.
+            together = jnp.stack([divided_alike(met[i].leaf, met[i].leaf) for i in places])
+            one = functools.partial(evaluate, first.regularizer, key=None)
+            found |= dict(zip(places, jax.vmap(one)(together), strict=True))
+    return [found[i] for i in range(len(met))]
