@@ -2,13 +2,15 @@
 
 A penalty is a function from an array to a scalar, and its prox a function from an array and a step to an array. They
 are in `jaxreg.penalties` and `jaxreg.prox`. A regularizer is a penalty with its strength, as a pytree: `L1`,
-`GroupLasso`, or your own subclass of `Regularizer`. `get`, `serialize` and `deserialize` turn names and dicts into
-regularizers and back. `Rules` choose regularizers for the parameters of a tree by path.
+`GroupLasso`, or your own subclass of `Regularizer`. A constraint is a set, as the projection on it. Constraints are in
+`jaxreg.constraints`. `get`, `serialize` and `deserialize` turn names and dicts into both and back. `Rules` choose them
+for the parameters of a tree by path.
 
 `add_penalty_gradients` puts rules into an optax chain. `proximal` ends the steps of an optimizer with their prox, which
 reaches exact zeros. `activity_penalty` applies rules to layer outputs. `jaxreg.diagnostics` measures weights.
 """
 
+from jaxreg import constraints as constraints
 from jaxreg import diagnostics as diagnostics
 from jaxreg import penalties as penalties
 from jaxreg import prox as prox

@@ -1,8 +1,7 @@
-"""The base class of regularizers: frozen data, a pytree, something that adds and scales and has a config."""
+"""The base class of regularizers: a penalty with its strength, which adds and scales."""
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, ClassVar, dataclass_transform
 
 import jax
@@ -10,17 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreg import prox
-from jaxreg._checks import brief, checked_number, describe
-from jaxreg._config import BUILT_IN, Configured, is_built_in, is_penalty, to_dict
-from jaxreg._numerics import add_up, checked_penalty, scaled, times_strength
-from jaxreg._pytree import identity, is_number, make_dataclass, register
-from jaxreg._shards import Split, divided_as, known_split, own_part, whole
+from jaxreg._checks import brief, checked_number, checked_schedule, describe, is_schedule
+from jaxreg._config import BUILT_IN, is_penalty, to_dict
+from jaxreg._evaluate import begun, evaluate, is_nothing, proxed, renewed
+from jaxreg._numerics import add_up, scaled, times_strength
+from jaxreg._pytree import is_number
+from jaxreg._term import Term, unresolved
 
 GRADIENTS_INSTEAD = "add its gradients by `jaxreg.add_penalty_gradients`"
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
-class Regularizer(Configured):
+class Regularizer(Term, root="jaxreg.Regularizer"):
     """A penalty with its strength: a callable from an array to a scalar, and a pytree.
 
     To write one, subclass it, annotate the numbers as fields, and define `__call__`. No decorator is needed.
@@ -49,6 +49,11 @@ class Regularizer(Configured):
     `has_metric_prox = True`. A prox belongs to the `__call__` beside it: a subclass that defines another `__call__` has
     no prox until it defines its own.
 
+    A strength may be an optax schedule: write `schedule * regularizer`, or give it for a number of a class that jaxreg
+    ships. `at(count)` returns the regularizer with numbers. A class may keep something for each parameter from step to
+    step, such as the value to pull it to: its method `init(self, x)` makes that memory, `__call__` and `prox` then take
+    `memory=`, and `updated(self, x, memory)`, if it is defined, renews it after each step.
+
     Subclass this class only. The regularizers that jaxreg ships are not for subclassing, because their checks, their
     prox and their configs belong to just their fields. Call one of them inside your own class instead.
 
@@ -63,52 +68,8 @@ class Regularizer(Configured):
     right prox when these steps become long.
     """
 
-    # True if the class can work on a shard, given how the whole array is divided.
-    _takes_shards: ClassVar[bool] = False
-
-    # NumPy's scalars and arrays leave `scale * regularizer` to `__rmul__`.
-    __array_ufunc__: ClassVar[None] = None
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if shipped := next((base for base in cls.__mro__[1:] if is_built_in(base)), None):
-            raise TypeError(
-                f"{cls.__name__} must not subclass {shipped.__name__}, which is not for subclassing; "
-                f"subclass jaxreg.Regularizer, and call {shipped.__name__} inside"
-            )
-        if cls.__dict__.get("__slots__"):
-            raise TypeError(f"{cls.__name__} must not have `__slots__`: its strengths would not be found")
-        # A prox belongs to the penalty that is defined with it or above it, and the flag to the prox.
-        for name, owner in (("prox", "__call__"), ("has_metric_prox", "prox")):
-            if not issubclass(_definer(cls, name), _definer(cls, owner)):
-                setattr(cls, name, vars(Regularizer)[name])
-        if "__init__" in cls.__dict__:
-            cls._is_frozen = False
-        elif cls.__init__ is object.__init__ or cls._is_frozen:
-            make_dataclass(cls)
-            cls._is_frozen = True
-        register(cls)
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and identity(self) == identity(other)
-
-    def __hash__(self) -> int:
-        return hash(identity(self))
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if self._is_frozen:
-            raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
-        object.__setattr__(self, name, value)
-
-    def __delattr__(self, name: str) -> None:
-        if self._is_frozen:
-            raise dataclasses.FrozenInstanceError(f"cannot delete field {name!r}")
-        object.__delattr__(self, name)
-
-    @property
-    def needs_key(self) -> bool:
-        """True if the penalty is a random estimate, so that it must be called with `key=`."""
-        return False
+    def _is_penalty(self) -> bool:
+        return True
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns the penalty of one array, a scalar."""
@@ -127,76 +88,34 @@ class Regularizer(Configured):
         """
         raise NotImplementedError(f"{self!r} has no prox in closed form; {GRADIENTS_INSTEAD}")
 
-    def _seen(self, x: Any) -> str:
-        """Returns what the penalty sees in an array, where that is matrices or groups."""
-        return ""
-
-    def _shares_exchanges(self) -> bool:
-        """Returns whether devices exchange parts of a kernel for its penalty, and equal kernels can share that."""
-        return False
-
-    def _is_elastic_net(self) -> bool:
-        """Returns whether the penalty is made of Σ|x| and Σx² alone. A sum of such penalties is one too."""
-        return False
-
-    def _elastic_net(self) -> tuple[Any, Any]:
-        """Returns the strengths of Σ|x| and Σx² of a penalty that is made of these alone."""
-        raise NotImplementedError
-
     def __add__(self, other: Any) -> "Regularizer":
-        return _added(self, other)
+        return added(self, other)
 
     def __radd__(self, other: Any) -> "Regularizer":
-        return _added(other, self)
+        return added(other, self)
 
     def __mul__(self, scale: Any) -> "Regularizer":
-        if not is_number(scale) and not isinstance(scale, bool | np.bool_):
+        if not is_scale(scale):
             return NotImplemented
         return Scaled(scale, self)
 
     __rmul__ = __mul__
 
 
-def _definer(cls: type, name: str) -> type:
-    """Returns the class from which `cls` has an attribute."""
-    return next(base for base in cls.__mro__ if name in vars(base))
-
-
-def evaluate(regularizer: Regularizer, x: jax.Array, key: jax.Array | None) -> jax.Array:
-    """Returns the penalty of `x`, checked. A regularizer whose `needs_key` is true is called with `key`.
-
-    Where `x` is a shard, and it is known how it is a part of the whole, the penalty is that of the whole.
-    """
-    call: Callable[..., Any] = regularizer  # a class whose `needs_key` may be true takes `key=` too
-    with _whole_unless_known(regularizer, x) as split:
-        x = x if split is None else whole(x, split)
-        return checked_penalty(call(x, key=key) if regularizer.needs_key else call(x), of=regularizer)
-
-
-def proxed(regularizer: Regularizer, x: jax.Array, step: Any) -> jax.Array:
-    """Returns `regularizer.prox(x, step)`. Of a shard, it is the shard of what the prox makes of the whole."""
-    with _whole_unless_known(regularizer, x) as split:
-        if split is None:
-            return regularizer.prox(x, step)
-        step = whole(step, split) if jnp.ndim(step) else step
-        return own_part(regularizer.prox(whole(x, split), step), split)
-
-
-@contextlib.contextmanager
-def _whole_unless_known(regularizer: Regularizer, x: Any) -> Iterator[Split | None]:
-    """Yields how `x` is divided, if the regularizer has to be given the whole, because nothing is known of it."""
-    split = known_split(x)
-    if split is None or not split.names or regularizer._takes_shards:
-        yield None
-    else:
-        with divided_as(x, None):
-            yield split
+def is_scale(scale: Any) -> bool:
+    """Returns whether `scale` may multiply a regularizer: a number, or a schedule."""
+    if isinstance(scale, bool | np.bool_ | Term):
+        return isinstance(scale, bool | np.bool_)  # which the constructor refuses with a message
+    return is_number(scale) or is_schedule(scale)
 
 
 class Sum(Regularizer):
-    """The sum of several regularizers, as `a + b` makes it."""
+    """The sum of several regularizers and constraints, as `a + b` makes it.
 
-    terms: tuple[Regularizer, ...]
+    With a constraint it has a prox where that has a closed form: the prox of the penalties, and then the projection.
+    """
+
+    terms: tuple[Term, ...]
 
     _takes_shards = True  # each term is asked
 
@@ -206,7 +125,12 @@ class Sum(Regularizer):
     def __post_init__(self) -> None:
         if not self.terms:
             raise ValueError("`terms` must hold at least one regularizer, got ()")
-        object.__setattr__(self, "terms", tuple(as_regularizer(term) for term in self.terms))
+        terms = [as_term(term) for term in self.terms]
+        flat = [part for term in terms for part in (term.terms if isinstance(term, Sum) else (term,))]
+        object.__setattr__(self, "terms", tuple(flat))
+
+    def _is_penalty(self) -> bool:
+        return all(term._is_penalty() for term in self.terms)
 
     def _shares_exchanges(self) -> bool:
         return all(term._shares_exchanges() for term in self.terms)
@@ -215,26 +139,92 @@ class Sum(Regularizer):
     def needs_key(self) -> bool:
         return any(term.needs_key for term in self.terms)
 
-    def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
-        return add_up(evaluate(term, x, key) for term in self.terms)
+    @property
+    def has_memory(self) -> bool:
+        return any(term.has_memory for term in self.terms)
+
+    @property
+    def renews_memory(self) -> bool:
+        return any(term.renews_memory for term in self.terms)
+
+    def _extras(self) -> dict[str, bool]:
+        names: dict[str, bool] = {}
+        for term in self.terms:
+            names |= {name: needed or names.get(name, False) for name, needed in term._extras().items()}
+        return names
+
+    def init(self, x: jax.Array, **extras: Any) -> Any:
+        return tuple(begun(term, x, extras) if term.has_memory else () for term in self.terms)
+
+    def updated(self, x: jax.Array, memory: Any) -> Any:
+        return tuple(renewed(term, x, own) for term, own in self._with_memories(memory))
+
+    def _with_memories(self, memory: Any) -> list[tuple[Term, Any]]:
+        """Returns the terms, each with its own memory."""
+        if is_nothing(memory):
+            return [(term, ()) for term in self.terms]
+        if not isinstance(memory, tuple | list) or len(memory) != len(self.terms):
+            raise ValueError(
+                f"`memory` of a sum of {len(self.terms)} terms must be a tuple with that of each, got "
+                f"{describe(memory)}{f' of {len(memory)}' if isinstance(memory, tuple | list) else ''}"
+            )
+        return list(zip(self.terms, memory, strict=True))
+
+    def __call__(self, x: jax.Array, *, key: jax.Array | None = None, memory: Any = ()) -> jax.Array:
+        for term in self.terms:
+            if not term._is_penalty():
+                raise not_for_a_loss(repr(term))
+        return add_up(evaluate(term, x, key, own) for term, own in self._with_memories(memory))
 
     @property
     def has_prox(self) -> bool:
-        return self._is_elastic_net() or (len(self.terms) == 1 and self.terms[0].has_prox)
+        return not self.obstacle()
 
     @property
     def has_metric_prox(self) -> bool:  # type: ignore[override]  # a class sets it; here the terms decide
-        return self._is_elastic_net() or (len(self.terms) == 1 and self.terms[0].has_metric_prox)
+        if self.obstacle():
+            return False
+        penalties, constraints = in_parts(self, ())
+        each = all(term.has_metric_prox for term, _ in penalties)
+        return each and all(term._is_separable() for term, _ in constraints)
 
-    def prox(self, x: jax.Array, step: Any) -> jax.Array:
-        if len(self.terms) == 1:
-            return proxed(self.terms[0], x, step)
-        if not self._is_elastic_net():
+    def obstacle(self) -> str:
+        """Returns why there is no prox in closed form, and nothing where there is one."""
+        penalties, constraints = ([term for term, _ in part] for part in in_parts(self, ()))
+        if len(penalties) > 1 and not all(term._is_elastic_net() for term in penalties):
+            return "only L1, L2 and L1L2 add up to one"
+        if not all(term.has_prox for term in penalties):
+            return "a term has none"
+        if not constraints or (len(constraints) == 1 and not penalties):
+            return ""
+        if len(constraints) > 1:
+            return "a sum may hold one constraint"
+        (constraint,) = constraints
+        if constraint._is_separable() and all(term._is_separable() for term in penalties):
+            return ""
+        groups = constraint._norm_groups()
+        if groups is not None and len(penalties) == 1 and penalties[0]._norm_groups() == groups:
+            return ""
+        return (
+            "a constraint and a penalty have one where both are for single weights (L1, L2, L1L2, Huber or Anchor with "
+            "NonNeg, Box or KeepZeros), or for the norms of the same groups (GroupLasso with MaxNorm)"
+        )
+
+    def prox(self, x: jax.Array, step: Any, *, memory: Any = ()) -> jax.Array:
+        if obstacle := self.obstacle():
             raise NotImplementedError(
-                f"{self!r} has no prox in closed form, because only L1, L2 and L1L2 add up to one; {GRADIENTS_INSTEAD}"
+                f"{self!r} has no prox in closed form, because {obstacle}; add the gradients of a penalty by "
+                "`jaxreg.add_penalty_gradients`"
             )
-        l1, l2 = self._elastic_net()
-        return prox.l1_l2(x, step, l1=l1, l2=l2)
+        return in_turn(*in_parts(self, memory), x, step)
+
+    def __mul__(self, scale: Any) -> Regularizer:
+        # A multiple of a constraint is the constraint.
+        if is_scale(scale) and not self._is_penalty():
+            return Sum(tuple(scale * term if term._is_penalty() else term for term in self.terms))
+        return super().__mul__(scale)
+
+    __rmul__ = __mul__
 
     def _seen(self, x: Any) -> str:
         return ", ".join(dict.fromkeys(seen for term in self.terms if (seen := term._seen(x))))
@@ -247,8 +237,47 @@ class Sum(Regularizer):
         return add_up(map(jnp.asarray, l1s)), add_up(map(jnp.asarray, l2s))
 
 
+Parts = list[tuple[Term, Any]]
+
+
+def in_parts(term: Term, memory: Any) -> tuple[Parts, Parts]:
+    """Returns the penalties of a term, and its constraints, each with its memory."""
+    terms = term._with_memories(memory) if isinstance(term, Sum) else [(term, memory)]
+    return [part for part in terms if part[0]._is_penalty()], [part for part in terms if not part[0]._is_penalty()]
+
+
+def in_turn(
+    penalties: Parts,
+    constraints: Parts,
+    x: jax.Array,
+    step: Any,
+    limit: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+) -> jax.Array:
+    """Returns `x` after the prox of penalties, as far as `limit` lets it go, and then after the projections."""
+    new = x
+    if len(penalties) == 1:
+        ((term, memory),) = penalties
+        new = proxed(term, x, step, memory)
+    elif penalties:
+        l1, l2 = Sum(tuple(term for term, _ in penalties))._elastic_net()
+        new = prox.l1_l2(x, step, l1=l1, l2=l2)
+    if penalties and limit is not None:
+        new = limit(new, x)
+    for term, memory in constraints:
+        new = proxed(term, new, None, memory)
+    return new
+
+
+def not_for_a_loss(shown: str) -> TypeError:
+    """Returns the error for a constraint where a value is needed."""
+    return TypeError(
+        f"{shown} has a constraint, which has no value to add to a loss or to differentiate. Constraints belong in "
+        "rules for `jaxreg.proximal` or one of the proximal optimizers, or for `rules.prox(params)`, which projects"
+    )
+
+
 class Scaled(Regularizer):
-    """A regularizer times a number >= 0, as `2.0 * a` makes it."""
+    """A regularizer times a number >= 0, or times a schedule, as `2.0 * a` makes it."""
 
     scale: Any
     regularizer: Regularizer
@@ -260,8 +289,23 @@ class Scaled(Regularizer):
         return f"{brief(self.scale)} * {inner}"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "scale", checked_number(self.scale, name="scale"))
-        object.__setattr__(self, "regularizer", as_regularizer(self.regularizer))
+        scale = self.scale
+        check = checked_schedule if is_schedule(scale) else checked_number
+        object.__setattr__(self, "scale", check(scale, name="scale"))
+        inner = as_term(self.regularizer)
+        if not isinstance(inner, Regularizer) or not inner._is_penalty():
+            raise TypeError(
+                f"`regularizer` must be a penalty, since a multiple of a constraint is itself, got {inner!r}"
+            )
+        object.__setattr__(self, "regularizer", inner)
+
+    def _schedules(self) -> tuple[str, ...]:
+        return ("scale",) if is_schedule(self.scale) else ()
+
+    def _number(self) -> Any:
+        if self._schedules():
+            raise unresolved(repr(self), "scale", self.scale)
+        return self.scale
 
     def _shares_exchanges(self) -> bool:
         return self.regularizer._shares_exchanges()
@@ -270,8 +314,25 @@ class Scaled(Regularizer):
     def needs_key(self) -> bool:
         return self.regularizer.needs_key
 
-    def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
-        return scaled(self.scale, evaluate(self.regularizer, x, key), name="scale")
+    @property
+    def has_memory(self) -> bool:
+        return self.regularizer.has_memory
+
+    @property
+    def renews_memory(self) -> bool:
+        return self.regularizer.renews_memory
+
+    def _extras(self) -> Any:
+        return self.regularizer._extras()
+
+    def init(self, x: jax.Array, **extras: Any) -> Any:
+        return begun(self.regularizer, x, extras)
+
+    def updated(self, x: jax.Array, memory: Any) -> Any:
+        return renewed(self.regularizer, x, memory)
+
+    def __call__(self, x: jax.Array, *, key: jax.Array | None = None, memory: Any = ()) -> jax.Array:
+        return scaled(self._number(), evaluate(self.regularizer, x, key, memory), name="scale")
 
     @property
     def has_prox(self) -> bool:
@@ -281,8 +342,8 @@ class Scaled(Regularizer):
     def has_metric_prox(self) -> bool:  # type: ignore[override]  # a class sets it; here the other decides
         return self.regularizer.has_metric_prox
 
-    def prox(self, x: jax.Array, step: Any) -> jax.Array:
-        return proxed(self.regularizer, x, times_strength(step, self.scale, name="scale"))
+    def prox(self, x: jax.Array, step: Any, *, memory: Any = ()) -> jax.Array:
+        return proxed(self.regularizer, x, times_strength(step, self._number(), name="scale"), memory)
 
     def _seen(self, x: Any) -> str:
         return self.regularizer._seen(x)
@@ -290,9 +351,16 @@ class Scaled(Regularizer):
     def _is_elastic_net(self) -> bool:
         return self.regularizer._is_elastic_net()
 
+    def _is_separable(self) -> bool:
+        return self.regularizer._is_separable()
+
+    def _norm_groups(self) -> Any:
+        return self.regularizer._norm_groups()
+
     def _elastic_net(self) -> tuple[Any, Any]:
         l1, l2 = self.regularizer._elastic_net()
-        return times_strength(l1, self.scale, name="scale"), times_strength(l2, self.scale, name="scale")
+        scale = self._number()
+        return times_strength(l1, scale, name="scale"), times_strength(l2, scale, name="scale")
 
 
 class Function(Regularizer):
@@ -317,21 +385,21 @@ class Function(Regularizer):
 BUILT_IN |= {cls.__name__: cls for cls in (Sum, Scaled, Function)}
 
 
-def as_regularizer(obj: Any) -> Regularizer:
-    if isinstance(obj, Regularizer):
+def as_term(obj: Any) -> Term:
+    if isinstance(obj, Term):
         return obj
     if not is_penalty(obj):
         raise TypeError(f"expected a regularizer or a function from an array to a scalar, got {describe(obj)}")
     return Function(obj)
 
 
-def _added(left: Any, right: Any) -> Regularizer:
-    """Returns `left + right`, one of which is a regularizer. A 0 adds nothing, since Python's `sum` starts there."""
-    parts: list[Regularizer] = []
+def added(left: Any, right: Any) -> Any:
+    """Returns `left + right`, one of which is a term. A 0 adds nothing, since Python's `sum` starts there."""
+    parts: list[Term] = []
     for part in (left, right):
         if isinstance(part, int | float) and not isinstance(part, bool) and part == 0:
             continue
         if not is_penalty(part):
             return NotImplemented
-        parts += part.terms if isinstance(part, Sum) else (as_regularizer(part),)
+        parts += part.terms if isinstance(part, Sum) else (as_term(part),)
     return parts[0] if len(parts) == 1 else Sum(tuple(parts))

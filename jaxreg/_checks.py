@@ -3,6 +3,7 @@
 Python and NumPy numbers are checked by value. The values of jax arrays are never inspected, because they may be traced.
 """
 
+import inspect
 from typing import Any
 
 import jax
@@ -50,22 +51,47 @@ def as_real(value: Any, *, name: str) -> jax.Array:
     raise TypeError(f"`{name}` must be a real number, got {describe(value)}")
 
 
-def checked_number(value: Any, *, name: str, unset: float | None = None, above: float | None = None) -> Any:
+def checked_number(
+    value: Any, *, name: str, unset: float | None = None, above: float | None = None, most: float | None = None
+) -> Any:
     """Returns `value` for a constructor: Python and NumPy numbers must be finite and >= 0, jax arrays are kept.
 
-    An int becomes a float, and None becomes `unset` where that is given. With `above`, numbers must be greater than it.
+    An int becomes a float, and None becomes `unset` where that is given. With `above`, numbers must be greater than it,
+    and with `most` they must be at most that.
     """
     if value is None and unset is not None:
         return unset
     if isinstance(value, jax.Array):
         return as_real(value, name=name)
+    _check_type(value, name=name)
+    in_range = np.asarray(value) >= 0 if above is None else np.asarray(value) > above
+    if most is not None:
+        in_range &= np.asarray(value) <= most
+    if not np.all(np.isfinite(value) & in_range):
+        least = ">= 0" if above is None else f"> {above:g}"
+        limits = least if most is None else f"{least} and <= {most:g}"
+        raise ValueError(f"`{name}` must be finite and {limits}, got {value!r}")
+    return _as_float(value)
+
+
+def checked_bound(value: Any, *, name: str) -> Any:
+    """Returns a number of either sign for a constructor, which may be infinite. jax arrays are kept."""
+    if isinstance(value, jax.Array):
+        return as_real(value, name=name)
+    _check_type(value, name=name)
+    if np.any(np.isnan(value)):
+        raise ValueError(f"`{name}` must be a number or infinite, got {value!r}")
+    return _as_float(value)
+
+
+def _check_type(value: Any, *, name: str) -> None:
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating | np.ndarray):
         raise TypeError(f"`{name}` must be a number, got {describe(value)}")
     if np.asarray(value).dtype.kind not in "iuf":
         raise TypeError(f"`{name}` must hold numbers, got {describe(value)}")
-    in_range = np.asarray(value) >= 0 if above is None else np.asarray(value) > above
-    if not np.all(np.isfinite(value) & in_range):
-        raise ValueError(f"`{name}` must be finite and {'>= 0' if above is None else f'> {above:g}'}, got {value!r}")
+
+
+def _as_float(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value if value.dtype.kind == "f" else value.astype(np.float64)
     return float(value) if isinstance(value, int | np.integer) else value
@@ -82,6 +108,42 @@ def check_single(value: Any, *, name: str) -> None:
     """Raises an error for an array of several numbers."""
     if np.ndim(value):
         raise ValueError(f"`{name}` must be a scalar, got {describe(value)}")
+
+
+def is_schedule(value: Any) -> bool:
+    """Returns whether `value` is a function of a count, and not a class."""
+    return callable(value) and not isinstance(value, type)
+
+
+def checked_schedule(value: Any, *, name: str) -> Any:
+    """Returns a schedule, which must be a function of one count."""
+    try:
+        inspect.signature(value).bind(0)
+    except TypeError as error:
+        raise TypeError(f"`{name}` must be a number, or a schedule that takes a count, got {brief(value)}") from error
+    except ValueError:
+        pass  # it shows no signature
+    return value
+
+
+def at_count(value: Any, count: Any, *, name: str) -> jax.Array:
+    """Returns a number, or a schedule at `count`, as a scalar."""
+    if callable(value):
+        value = value(count)
+        if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
+            value = checked_scalar(value, name=name)
+    value = as_real(value, name=name)
+    check_single(value, name=name)
+    return value
+
+
+def checked_count(value: Any, *, name: str, least: int | None) -> int:
+    """Returns an int, which must be at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"`{name}` must be an int, got {describe(value)}")
+    if least is not None and value < least:
+        raise ValueError(f"`{name}` must be >= {least}, got {value}")
+    return int(value)
 
 
 def check_bool(value: Any, *, name: str) -> None:

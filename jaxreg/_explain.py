@@ -7,7 +7,7 @@ from rich.table import Table
 
 from jaxreg._tables import Tables, add_row, table
 
-_RIGHT = ("arrays", "size", "penalty", "share")
+_RIGHT = ("arrays", "size", "distance", "penalty", "share")
 
 
 class Row(NamedTuple):
@@ -21,6 +21,7 @@ class Row(NamedTuple):
       penalty: a number where values exist, else None.
       seen: what its regularizer sees in it, such as "64 groups of 64".
       names: its further paths, where modules of NNX share it.
+      distance: its distance from the set of its constraint, where values exist, else None.
     """
 
     path: str
@@ -30,6 +31,7 @@ class Row(NamedTuple):
     penalty: float | None
     seen: str = ""
     names: tuple[str, ...] = ()
+    distance: float | None = None
 
 
 class Explanation(Tables):
@@ -55,6 +57,7 @@ class Explanation(Tables):
         further = {
             "seen as": [row.seen for row in self.rows],
             "shared with": [", ".join(row.names) for row in self.rows],
+            "distance": ["" if row.distance is None else f"{row.distance:.6g}" for row in self.rows],
         }
         further = {column: cells for column, cells in further.items() if any(cells)}
         made = table("path", "array", "rule", "regularizer", *further, *self._columns, right=_RIGHT)

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxreg._base import Regularizer
 from jaxreg._checks import brief, describe, is_inexact_array
 from jaxreg._paths import is_masked
+from jaxreg._term import Term
 
 Pattern = str | Callable[[str, Any], bool]  # a compiled expression becomes a string
 
@@ -51,7 +51,7 @@ def checked_pattern(pattern: Any) -> Pattern:
                 "a pattern that is to match everything is written '.*' or ''"
             )
         return pattern
-    if callable(pattern) and not isinstance(pattern, type | Regularizer):
+    if callable(pattern) and not isinstance(pattern, type | Term):
         try:
             inspect.signature(pattern).bind("path", None)
         except TypeError as error:
@@ -94,13 +94,14 @@ def match(
     label: Callable[[int], str],
     *,
     strict: bool,
+    only: Collection[int] | None = None,
     excluded: Collection[int] = (),
     others: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
 ) -> list[Match]:
     """Returns every parameter and `MaskedNode` with the patterns that match it.
 
-    `label` names a pattern in errors. `excluded` are the patterns that leave their parameters alone. `others` are the
-    further names of shared parameters, by their path.
+    `strict` may hold for some patterns `only`. `label` names a pattern in errors. `excluded` are the patterns that
+    leave their parameters alone. `others` are the further names of shared parameters, by their path.
     """
     found = []
     asked = [re.compile(pattern) if isinstance(pattern, str) else pattern for pattern in patterns]
@@ -121,7 +122,7 @@ def match(
                 matching += (index,) if matches else ()
             found.append(Match(path, leaf, matching))
     if strict:
-        _check_met(leaves, found, patterns, label, excluded)
+        _check_met(leaves, found, patterns, label, excluded, only)
     return found
 
 
@@ -160,11 +161,14 @@ def _check_met(
     patterns: Sequence[Pattern],
     label: Callable[[int], str],
     excluded: Collection[int],
+    only: Collection[int] | None,
 ) -> None:
     paths = [path for path, leaf in leaves if _can_match(leaf)]
     masked = [path for path, leaf in leaves if is_masked(leaf)]
     faults = []
     for index, pattern in enumerate(patterns):
+        if only is not None and index not in only:
+            continue
         lost = [m for m in found if index in m.patterns[1:]]
         listed = _listed([f"`{m.path}` to rule {m.patterns[0]}" for m in lost])
         if any(m.patterns[:1] == (index,) for m in found):

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -11,9 +11,12 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from jaxreg._alike import divided_alike
-from jaxreg._base import Regularizer, evaluate, proxed
+from jaxreg._base import in_parts, in_turn
 from jaxreg._checks import describe
+from jaxreg._evaluate import begun, evaluate, proxed, renewed
+from jaxreg._numerics import add_up
 from jaxreg._shards import divided_as, known_split, placement, size_of, split_from
+from jaxreg._term import Term
 
 # Equal kernels are stacked into one exchange while each device has at most so many weights of one.
 _TOGETHER = 2**19
@@ -26,21 +29,24 @@ class Met(NamedTuple):
       path: its path in the tree.
       leaf: the parameter.
       patterns: the indices of the rules that match it, the first of which has it.
-      regularizer: that of its rule. None where no rule matches, where its rule has none, or where it is masked.
+      regularizer: that of its rule, or its constraint. None where no rule matches, where its rule has none, or where
+        it is masked.
       rule: the name of its rule in errors.
       place: its place among the parameters with a regularizer, from which its random key is made.
       names: its further paths, where modules of NNX share it.
       spec: how it is divided inside `jax.shard_map`, where `Rules.with_specs` says it.
+      memory: what its regularizer keeps for it.
     """
 
     path: str
     leaf: Any
     patterns: tuple[int, ...]
-    regularizer: Regularizer | None
+    regularizer: Term | None
     rule: str
     place: int
     names: tuple[str, ...] = ()
     spec: PartitionSpec | None = None
+    memory: Any = ()
 
     @contextlib.contextmanager
     def divided(self) -> Iterator[None]:
@@ -57,7 +63,8 @@ class Met(NamedTuple):
     def kind(self) -> Any:
         """Returns what parameters have in common whose penalties can be taken together, or None for one alone."""
         assert self.regularizer is not None
-        if not self.regularizer._shares_exchanges() or self.regularizer.needs_key or isinstance(self.leaf, np.ndarray):
+        term = self.regularizer
+        if not term._shares_exchanges() or term.needs_key or term.has_memory or isinstance(self.leaf, np.ndarray):
             return None
         with self.divided():
             place, split = placement(self.leaf), known_split(self.leaf)
@@ -68,22 +75,81 @@ class Met(NamedTuple):
         devices = None if isinstance(self.leaf, jax.core.Tracer) else frozenset(self.leaf.devices())
         return self.patterns[0], jax.typeof(self.leaf), self.spec, devices
 
+    @property
+    def has_penalty(self) -> bool:
+        """True if it has a penalty, with or without a constraint."""
+        return self.regularizer is not None and bool(in_parts(self.regularizer, ())[0])
+
+    @property
+    def has_constraint(self) -> bool:
+        """True if it has a constraint, with or without a penalty."""
+        return self.regularizer is not None and not self.regularizer._is_penalty()
+
+    @property
+    def has_memory(self) -> bool:
+        """True if its regularizer or its constraint keeps something for it."""
+        return self.regularizer is not None and self.regularizer.has_memory
+
+    def extras(self) -> Mapping[str, bool]:
+        """Returns the names of the further trees that the memory for it may be made from, and whether it must be."""
+        return {} if self.regularizer is None else self.regularizer._extras()
+
     def penalty(self, key: jax.Array | None) -> jax.Array:
-        """Returns the penalty of the parameter. It has a random key of its own, made from `key`."""
+        """Returns the penalty of the parameter, in which a constraint counts as 0.
+
+        It has a random key of its own, made from `key`.
+        """
         assert self.regularizer is not None
         with self.divided():
             own = None if key is None else jax.random.fold_in(key, self.place)
-            return evaluate(self.regularizer, self.leaf, own)
+            if not self.has_constraint:
+                return evaluate(self.regularizer, self.leaf, own, self.memory)
+            penalties, _ = in_parts(self.regularizer, self.memory)
+            return add_up(evaluate(term, self.leaf, own, memory) for term, memory in penalties)
 
-    def prox(self, step: Any) -> jax.Array:
-        """Returns the parameter after a prox step. `step` may be a function of the path and the parameter."""
+    def projected(self) -> jax.Array:
+        """Returns the parameter projected on its constraints, without its penalties."""
         assert self.regularizer is not None
         with self.divided():
-            result = proxed(self.regularizer, self.leaf, step(self.path, self.leaf) if callable(step) else step)
+            return in_turn([], in_parts(self.regularizer, self.memory)[1], jnp.asarray(self.leaf), None)
+
+    def begun(self, extras: dict[str, Any]) -> Any:
+        """Returns the memory that its regularizer makes for it."""
+        assert self.regularizer is not None
+        with self.divided():
+            return begun(self.regularizer, self.leaf, extras)
+
+    def renewed(self) -> Any:
+        """Returns the memory for the next step."""
+        assert self.regularizer is not None
+        with self.divided():
+            return renewed(self.regularizer, self.leaf, self.memory)
+
+    def check(self) -> None:
+        """Raises an error where its penalty or its constraint does not take the parameter, or the memory for it."""
+        key = jax.random.key(0)  # one is as good as another where there are no values
+        jax.eval_shape(lambda leaf: self._replace(leaf=leaf).penalty(key), self.leaf)
+        if self.has_constraint:
+            jax.eval_shape(lambda leaf: self._replace(leaf=leaf).projected(), self.leaf)
+
+    def prox(self, step: Any, limit: Callable[[jax.Array, jax.Array], jax.Array] | None = None) -> jax.Array:
+        """Returns the parameter after a prox step. `step` may be a function of the path and the parameter.
+
+        The prox of penalties goes as far as `limit(new, old)` lets it, and projections go the whole way.
+        """
+        term = self.regularizer
+        assert term is not None
+        with self.divided():
+            step = step(self.path, self.leaf) if callable(step) else step
+            if step is None and self.has_penalty:
+                raise TypeError(f"`step` must be given for the prox of {term!r}, and may be left out for constraints")
+            if self.has_constraint and limit is not None and term.has_prox:
+                result = in_turn(*in_parts(term, self.memory), jnp.asarray(self.leaf), step, limit)
+            else:
+                result = proxed(term, self.leaf, step, self.memory)
+                result = result if limit is None else limit(result, self.leaf)
             if describe(result) != describe(jnp.asarray(self.leaf)):
-                raise TypeError(
-                    f"the prox of {self.regularizer!r} must return {describe(self.leaf)}, got {describe(result)}"
-                )
+                raise TypeError(f"the prox of {term!r} must return {describe(self.leaf)}, got {describe(result)}")
             return result
 
     @contextlib.contextmanager

@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxreg._checks import describe, is_float_array
+from jaxreg._checks import at_count, describe, is_float_array
 from jaxreg._met import Met
 from jaxreg._paths import is_masked, leaves_with_paths
 from jaxreg._probe import LARGE, LATER, SMALL, UPDATES, Answer, Untraceable, ask, concrete, small_tree
-from jaxreg._updates import at_count
 
 Metric = Literal["euclidean", "adam"] | Callable[[Any], Any]
 
@@ -27,12 +26,12 @@ _OUTSIDE = (
     optax.contrib.SAMState,
 )
 # These change the length or the direction of steps by what they see of the loss and of the way so far.
-_RESCALING = (
-    optax.contrib.ReduceLROnPlateauState,
+_SEARCHES = (
     optax.ScaleByBacktrackingLinesearchState,
     optax.ScaleByZoomLinesearchState,
     optax.ScaleByLBFGSState,
 )
+_RESCALING = (optax.contrib.ReduceLROnPlateauState, *_SEARCHES)
 _INJECTED = (optax.InjectHyperparamsState, optax.InjectStatefulHyperparamsState)
 _AROUND = "optax.inject_hyperparams(jaxreg.proximal_adam, static_args=('rules',))(learning_rate=..., rules=rules)"
 _CHOICES = (
@@ -53,8 +52,8 @@ class Weight(NamedTuple):
     is_adam: bool
 
 
-def check_state(state: Any) -> None:
-    """Raises an error for optimizers around which no prox step is right."""
+def check_state(state: Any, *, has_penalties: bool) -> None:
+    """Raises an error for optimizers around which no prox step is right, or no projection where there is no penalty."""
     if _found(state, optax.contrib.ScheduleFreeState):
         raise ValueError(
             "`inner` must not hold optax.contrib.schedule_free, whose averaged weights have no exact zeros"
@@ -65,6 +64,13 @@ def check_state(state: Any) -> None:
             f"`inner` must not hold a wrapper that skips, averages or repeats steps, got {name}; "
             "put `proximal` inside: optax.MultiSteps(jaxreg.proximal(...), 4)"
         )
+    if not has_penalties:
+        if searches := _found(state, _SEARCHES):
+            raise ValueError(
+                f"`inner` must not hold a line search, got {type(searches[0]).__name__}: it would rely on the loss at "
+                "weights that are then projected"
+            )
+        return
     if rescaling := _found(state, _RESCALING):
         raise ValueError(
             f"`inner` must not hold a transformation that changes the length of steps by itself, got "
@@ -154,8 +160,9 @@ def check_steps(
 ) -> None:
     """Raises an error where a prox step in the metric does not solve loss + rules.
 
-    Where the metric is a choice, the error is raised only for parameters that `inner` does not move.
+    Where the metric is a choice, and for constraints, only parameters that `inner` does not move are an error.
     """
+    is_choice = is_choice or not any(met.has_penalty for met in penalized)
     small = small_tree(params)
     at = dict(leaves_with_paths(small))
 
@@ -168,7 +175,7 @@ def check_steps(
             step = jnp.zeros_like(param) if step is None or is_masked(step) else step
             if jnp.shape(step) != param.shape:
                 raise ValueError(f"its update is {describe(step)} for {describe(param)} at `{met.path}`")
-            known = weight(met.path, param)
+            known = weight(met.path, param) if met.has_penalty else None
             steps.append(step)
             weighed.append(step if known is None else step * known.diagonal)
         return steps + weighed
@@ -197,7 +204,7 @@ def check_steps(
                 "optax.partition({'train': jaxreg.proximal(...), 'freeze': optax.set_to_zero()}, labels), or leave it "
                 "alone by a rule with None"
             )
-        if not is_choice and (fault := _fault(steps, counts, rates, answer)):
+        if not is_choice and met.has_penalty and (fault := _fault(steps, counts, rates, answer)):
             raise ValueError(f"`inner` at `{met.path}`, under {met.rule}: {fault}")
 
 

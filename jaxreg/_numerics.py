@@ -90,7 +90,7 @@ def largest(x: jax.Array, axes: Axes | None = None, *, least: float = 0.0) -> ja
     if not over.names and placement(x) is None:
         return jnp.max(x, axis=over.axes, keepdims=True, initial=least)
     # A maximum over devices has no derivative and may lose a NaN. The mean of the largest values has one and shows it.
-    found = _peak(jax.lax.stop_gradient(x), over, least)
+    found = peak(jax.lax.stop_gradient(x), over, least)
     is_chosen = x == found
     count = sum_of(is_chosen.astype(x.dtype), over)
     bad = sum_of(jnp.where(jnp.isnan(x), x, jnp.zeros_like(x)), over)
@@ -98,7 +98,7 @@ def largest(x: jax.Array, axes: Axes | None = None, *, least: float = 0.0) -> ja
     return jnp.where(count > 0, chosen / (jnp.maximum(count, 1) + bad), found + bad)
 
 
-def _peak(x: jax.Array, over: Over, least: float) -> jax.Array:
+def peak(x: jax.Array, over: Over, least: float) -> jax.Array:
     """Returns the largest value over axes, without a derivative. It may lose a NaN."""
     found = jnp.max(x, axis=over.axes, keepdims=True, initial=least)
     names = tuple(name for name in over.names if name in varying(found))
@@ -173,7 +173,7 @@ def near_one(x: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array, jax.Array]
     Both are constants from tiny to 1 / tiny, since hardware may take a smaller number for 0.
     """
     tiny = np.finfo(x.dtype).tiny
-    factor = jnp.minimum(_peak(jnp.abs(jax.lax.stop_gradient(x)), _over(axes), tiny), 1 / tiny)
+    factor = jnp.minimum(peak(jnp.abs(jax.lax.stop_gradient(x)), _over(axes), tiny), 1 / tiny)
     reciprocal = 1 / factor
     return x * reciprocal, factor, reciprocal
 
@@ -272,3 +272,22 @@ def _norm_jvp(axes: Axes, primals: tuple[jax.Array], tangents: tuple[jax.Array])
     rest = root(sum_of(jnp.square(scaled_x), axes))
     direction = scaled_x / jnp.where(rest == 0, jnp.ones_like(rest), rest)
     return factor * rest, sum_of(direction * dx, axes)
+
+
+def ulps(count: float, value: jax.Array, dtype: Any) -> jax.Array:
+    """Returns `count` units in the last place of a value >= 0, as numbers of `dtype` have them, and 0 for 0."""
+    value = jax.lax.stop_gradient(value)
+    unit = jax.lax.nextafter(value, jnp.full_like(value, np.inf)) - value
+    coarser = spacing_ratio(dtype, value.dtype)
+    return jnp.where(value > 0, count * coarser * unit, jnp.zeros_like(value))
+
+
+def spacing_ratio(dtype: Any, other: Any) -> float:
+    """Returns how many times as far apart the numbers of a dtype are as those of another one."""
+    first, second = (float(jax.numpy.finfo(kind).eps) for kind in (dtype, other))  # type: ignore[no-untyped-call]
+    return first / second
+
+
+def zero_where(condition: jax.Array, x: jax.Array) -> jax.Array:
+    """Returns `x` with 0 where a condition holds. A NaN or an infinity there becomes NaN, so that it shows."""
+    return jnp.where(condition & (x != 0), x * 0 + 0, x)

@@ -18,8 +18,10 @@ def proximal_sgd(
     momentum: float | jax.Array | None = None,
     nesterov: bool = False,
     accumulator_dtype: Any | None = None,
+    scale: float | jax.Array | optax.Schedule = 1.0,
     track: bool = True,
     key: jax.Array | None = None,
+    memory: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Minimizes loss + rules by proximal gradient descent, which reaches exact zeros.
 
@@ -31,10 +33,10 @@ def proximal_sgd(
 
     Args:
       learning_rate: η, a number >= 0 or an optax schedule.
-      rules: `jaxreg.Rules` whose regularizers all have a prox. Under `optax.inject_hyperparams` it belongs in
-        `static_args`.
+      rules: `jaxreg.Rules` whose regularizers all have a prox, and constraints. Under `optax.inject_hyperparams` it
+        belongs in `static_args`.
       momentum, nesterov, accumulator_dtype: as in `optax.sgd`. `momentum` is a number >= 0 and < 1, or None.
-      track, key: as in `jaxreg.proximal`.
+      scale, track, key, memory: as in `jaxreg.proximal`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` with the state `ProximalState`.
@@ -57,7 +59,8 @@ def proximal_sgd(
             raise ValueError(f"`momentum` must be < 1, got {momentum}")
         longer = 1 / (1 - momentum)
     inner = optax.sgd(learning_rate, momentum, nesterov, accumulator_dtype)
-    return proximal(inner, rules, _times(learning_rate, longer), metric="euclidean", check=False, track=track, key=key)
+    options: dict[str, Any] = {"scale": scale, "track": track, "key": key, "memory": memory}
+    return proximal(inner, rules, _times(learning_rate, longer), metric="euclidean", check=False, **options)
 
 
 def proximal_adam(
@@ -71,8 +74,10 @@ def proximal_adam(
     mu_dtype: Any | None = None,
     nesterov: bool = False,
     cap: float | jax.Array | None = 10.0,
+    scale: float | jax.Array | optax.Schedule = 1.0,
     track: bool = True,
     key: jax.Array | None = None,
+    memory: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Minimizes loss + rules by Adam with a prox step in Adam's own metric, which reaches exact zeros.
 
@@ -83,10 +88,10 @@ def proximal_adam(
 
     Args:
       learning_rate: a number >= 0 or an optax schedule.
-      rules: `jaxreg.Rules` whose regularizers all have a `has_metric_prox`. Under `optax.inject_hyperparams` it belongs
-        in `static_args`.
+      rules: `jaxreg.Rules` whose regularizers all have a `has_metric_prox`, and constraints. Under
+        `optax.inject_hyperparams` it belongs in `static_args`.
       b1, b2, eps, eps_root, mu_dtype, nesterov: as in `optax.adam`.
-      cap, track, key: as in `jaxreg.proximal`.
+      cap, scale, track, key, memory: as in `jaxreg.proximal`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` with the state `ProximalState`.
@@ -104,7 +109,8 @@ def proximal_adam(
     """
     _check_b1(b1)
     inner = optax.adam(learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
-    options: dict[str, Any] = {"b2": b2, "eps": eps, "eps_root": eps_root, "cap": cap, "track": track, "key": key}
+    options: dict[str, Any] = {"b2": b2, "eps": eps, "eps_root": eps_root, "cap": cap, "scale": scale}
+    options |= {"track": track, "key": key, "memory": memory}
     return proximal(inner, rules, learning_rate, metric="adam", check=False, **options)
 
 
@@ -121,8 +127,10 @@ def proximal_adamw(
     mask: Any | Callable[[optax.Params], Any] | None = None,
     nesterov: bool = False,
     cap: float | jax.Array | None = 10.0,
+    scale: float | jax.Array | optax.Schedule = 1.0,
     track: bool = True,
     key: jax.Array | None = None,
+    memory: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Takes the steps of AdamW, each with a prox step in Adam's own metric, which reaches exact zeros.
 
@@ -134,7 +142,7 @@ def proximal_adamw(
     Args:
       learning_rate, rules, b1, b2, eps, eps_root, mu_dtype, nesterov: as in `proximal_adam`.
       weight_decay, mask: as in `optax.adamw`.
-      cap, track, key: as in `jaxreg.proximal`.
+      cap, scale, track, key, memory: as in `jaxreg.proximal`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` with the state `ProximalState`.
@@ -153,7 +161,8 @@ def proximal_adamw(
     """
     _check_b1(b1)
     inner = optax.adamw(learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay, mask, nesterov=nesterov)
-    options: dict[str, Any] = {"b2": b2, "eps": eps, "eps_root": eps_root, "cap": cap, "track": track, "key": key}
+    options: dict[str, Any] = {"b2": b2, "eps": eps, "eps_root": eps_root, "cap": cap, "scale": scale}
+    options |= {"track": track, "key": key, "memory": memory}
     return proximal(inner, rules, learning_rate, metric="adam", check=False, **options)
 
 

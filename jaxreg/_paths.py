@@ -1,6 +1,6 @@
 """The leaves of any parameter tree, each with its path."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -108,6 +108,40 @@ def replace_leaves(tree: Any, new: Mapping[str, Any]) -> Any:
         return new.get(name, part)
 
     return replaced((), tree)
+
+
+def without_modules(tree: Any) -> Any:
+    """Returns a tree with the state of its `nnx.Param`s in place of each `nnx.Module`."""
+    treedef: Any
+    parts, treedef = jax.tree.flatten(tree, is_leaf=lambda part: isinstance(part, nnx.Module))
+    modules = [part for part in parts if isinstance(part, nnx.Module)]
+    if not modules:
+        return tree
+    states = nnx.state(modules, nnx.Param)
+    parameters = (states.get(index, {}) for index in range(len(modules)))
+    return treedef.unflatten([next(parameters) if isinstance(part, nnx.Module) else part for part in parts])
+
+
+def map_parts(function: Callable[[str, Any], Any], tree: Any, paths: Collection[str]) -> Any:
+    """Returns a tree with `function(path, part)` in place of the part at each path, whatever that holds.
+
+    Paths are those of parameters, so a box is not a part of them.
+    """
+    above = {path[:end] for path in paths for end, letter in enumerate(path) if letter == "/"} | {""}
+
+    def mapped(prefix: tuple[Any, ...], node: Any) -> Any:
+        name = keystr(prefix, simple=True, separator="/")
+        if isinstance(node, _BOXES):
+            return jax.tree.map(lambda content: mapped(prefix, content), node, is_leaf=lambda part: part is not node)
+        if name in paths:
+            return function(name, node)
+        if name not in above or jax.tree_util.all_leaves([node]):
+            return node
+        treedef: Any
+        parts, treedef = tree_flatten_with_path(node, is_leaf=lambda part: part is not node)
+        return treedef.unflatten([mapped(prefix + path, part) for path, part in parts])
+
+    return mapped((), tree)
 
 
 def _check_depth(tree: Any) -> None:

@@ -1,20 +1,34 @@
 """An optax transformation that ends each step of an optimizer with a prox step of the rules."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxreg._alike import divided_alike
-from jaxreg._checks import check_bool, check_key, checked_scalar, describe, is_float_array
+from jaxreg._base import Sum, in_parts
+from jaxreg._checks import at_count, check_bool, check_key, checked_scalar, describe, is_float_array
 from jaxreg._met import Met
 from jaxreg._metric import Metric, Weight, check_adam, check_state, check_steps, weights
 from jaxreg._numerics import accumulation_dtype, add_up, times_strength
 from jaxreg._paths import leaves_with_paths
 from jaxreg._rules import Rules
-from jaxreg._updates import Pairs, at_count, check_call, check_optimizer, first_key, first_penalty, split_key
+from jaxreg._updates import (
+    Pairs,
+    check_call,
+    check_memory,
+    check_optimizer,
+    first_key,
+    first_memory,
+    first_penalty,
+    next_memory,
+    rules_at,
+    split_key,
+)
 
 
 class ProximalState(NamedTuple):
@@ -22,10 +36,10 @@ class ProximalState(NamedTuple):
 
     Attributes:
       count: the number of updates so far, an int32 scalar.
-      penalty: the penalty of the parameters that the last update met, a float32 scalar. It is 0 before the first
-        update, and None where it is not tracked.
+      penalty: the penalty of the parameters that the last update met, before `scale`, a float32 scalar. It is 0 before
+        the first update, and None where it is not tracked. Constraints count as 0.
       key: the data of the random key for the next update, or None.
-      memory: `()`.
+      memory: what the rules keep for each parameter, as `Rules.init` makes it, or `()`.
       inner_state: the state of the inner optimizer.
     """
 
@@ -47,8 +61,10 @@ def proximal(
     eps: float | jax.Array = 1e-8,
     eps_root: float | jax.Array = 0.0,
     cap: float | jax.Array | None = 10.0,
+    scale: float | jax.Array | optax.Schedule = 1.0,
     track: bool = True,
     key: jax.Array | None = None,
+    memory: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Ends each step of `inner` with a prox step of the rules, which reaches exact zeros: p' = prox(p + u).
 
@@ -68,6 +84,12 @@ def proximal(
       rules. It prunes by size: gradients have a size of about 1 there, and strengths are relative to that.
     - A function from the state of `inner` to a tree of D is for optimizers that jaxreg does not know. The tree has the
       structure of the parameters, and holds arrays of their shapes, or numbers.
+
+    Rules may hold constraints too. Each step is projected on them in the Euclidean metric under every optimizer,
+    uncapped, as Keras does, the first step included. The set then holds after each step, to the rounding of the step
+    that leads there. Under an adaptive optimizer the result is feasible, and need not be the minimum in the set. Where
+    all rules are constraints, no learning rate is needed, and any optimizer will do. A sum such as `L1(0.1) + NonNeg()`
+    has an exact prox in both metrics, where both are for single weights.
 
     To check this, `init` runs `inner` on small constant gradients. The steps times D must be as long as `learning_rate`
     says. This finds another rate, momentum (η/(1 − m) is then the rate to give), another `b2` or `eps`, a scale after
@@ -94,9 +116,9 @@ def proximal(
 
     Args:
       inner: any optimizer or chain, such as `optax.adam(learning_rate)`.
-      rules: `jaxreg.Rules` whose regularizers all have a prox.
+      rules: `jaxreg.Rules` whose regularizers all have a prox, and constraints.
       learning_rate: that of `inner`, a number >= 0 or an optax schedule, which is read at the same count. It may be
-        left out where no rule has a regularizer.
+        left out where no rule has a penalty.
       metric: None, "euclidean", "adam" or a function, as above.
       check: whether `init` runs the check.
       b2, eps, eps_root: those of the Adam in `inner`.
@@ -104,9 +126,14 @@ def proximal(
         1, or None for any distance. It matters where v̂ ≈ 0 and a weight would vanish at once, such as the embedding of
         a token that has not been seen. At rest the prox undoes the step of Adam, which is at most (1 − b1)/√(1 − b2)
         units long, 3.2 by default, so a larger cap changes no solution. It holds for Adam's D alone.
+      scale: a number >= 0, or an optax schedule, that multiplies the penalties and not the constraints. Schedules are
+        read at the count of updates before this one, also those inside the rules. Under `optax.inject_hyperparams` the
+        scale can be set in a running state, without recompiling: `optax.tree.set(state, scale=0.5)`.
       track: whether the state holds the penalty, which costs one more pass over the parameters.
         `optax.tree.get(state, "penalty")` finds it.
       key: a key from `jax.random.key`, for rules that sample. It is split at each update.
+      memory: what rules keep for each parameter, from `rules.init(...)`, for `Anchor`, `KeepNorm` and their like. It is
+        copied into the state. By default it is `rules.init(params)` at `init`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` with the state `ProximalState`.
@@ -114,8 +141,9 @@ def proximal(
     Raises:
       TypeError, ValueError: an argument has another type or is out of range, the learning rate is missing, or a
         regularizer has no prox, or none in Adam's metric. On `init`: the check fails, or `inner` holds one of the
-        wrappers above, injected numbers, a line search, or what else changes its steps by itself. On `update`: `params`
-        is missing or has other shapes, or the rules raise an error.
+        wrappers above, injected numbers, a line search, or what else changes its steps by itself, or `memory` has no
+        entry for a parameter, or one of another shape. On `update`: `params` is missing or has other shapes, or the
+        rules raise an error.
 
     >>> params = {"kernel": jnp.array([2.0, -0.01])}
     >>> rules = jaxreg.Rules((r"kernel$", jaxreg.L1(0.5)))
@@ -132,15 +160,18 @@ def proximal(
         raise ValueError(f"`metric` must be None, 'euclidean', 'adam' or a function, got {describe(metric)}")
     check_bool(check, name="check")
     _check_rules(rules, metric)
-    if not callable(learning_rate) and any(regularizer is not None for regularizer in rules.regularizers):
+    if not callable(learning_rate) and any(r is not None and in_parts(r, ())[0] for r in rules.regularizers):
         learning_rate = checked_scalar(learning_rate, name="learning_rate")
     b2, eps, eps_root = (checked_scalar(v, name=n) for v, n in ((b2, "b2"), (eps, "eps"), (eps_root, "eps_root")))
     if not isinstance(b2, jax.Array) and b2 >= 1:
         raise ValueError(f"`b2` must be < 1, got {b2}")
     if cap is not None:
         cap = checked_scalar(cap, name="cap", above=1.0)
+    if not callable(scale):
+        scale = checked_scalar(scale, name="scale")
     check_bool(track, name="track")
     check_key(key)
+    check_memory(rules, memory)
     wrapped = optax.with_extra_args_support(inner)
 
     def weigh(inner_state: Any) -> Any:
@@ -149,20 +180,22 @@ def proximal(
     def check_metric(inner_state: Any, penalized: list[Met]) -> None:
         weight = weigh(inner_state)
         for met in penalized:
-            _weight(met, met.leaf, weight)
+            if met.has_penalty:
+                _weight(met, met.leaf, weight)
 
     def init_fn(params: optax.Params) -> ProximalState:
         inner_state = wrapped.init(params)
-        check_state(inner_state)
+        kept = first_memory(rules, memory, params)
         if metric == "adam":
             check_adam(inner_state)
         # Rules are strict when they are applied: here the tree may be empty, or have placeholders for leaves.
         leaves = [(path, leaf) for path, leaf in leaves_with_paths(params) if is_float_array(leaf) and leaf.size]
         penalized = [met for met in rules.met_leaves(leaves, strict=False) if met.regularizer is not None]
+        check_state(inner_state, has_penalties=not leaves or any(met.has_penalty for met in penalized))
         if check and penalized:
             jax.eval_shape(lambda state: check_metric(state, penalized), inner_state)
             check_steps(wrapped, params, penalized, weigh, learning_rate, is_choice=metric == "euclidean")
-        return ProximalState(jnp.zeros((), jnp.int32), first_penalty(track), first_key(key), (), inner_state)
+        return ProximalState(jnp.zeros((), jnp.int32), first_penalty(track), first_key(key), kept, inner_state)
 
     def update_fn(
         updates: optax.Updates, state: ProximalState, params: optax.Params | None = None, **extra_args: Any
@@ -178,29 +211,34 @@ def proximal(
             optax.MaskedNode() if pairs.is_frozen(i) and param is None else param
             for i, param in enumerate(pairs.params)
         ]
-        met = rules.met_leaves(list(zip(paths, leaves, strict=True)))
+        now = rules_at(rules, state.count)
+        met = now.met_leaves(list(zip(paths, leaves, strict=True)), memory=state.memory)
         penalized = {places[m.path]: m for m in met if m.regularizer is not None}
 
         changed: dict[int, jax.Array] = {}
         penalties: list[jax.Array] = []
         if penalized:
-            rate = at_count(learning_rate, state.count, name="learning_rate")
+            rate = jnp.zeros(())
+            if any(m.has_penalty for m in penalized.values()):
+                rate = at_count(learning_rate, state.count, name="learning_rate")
+            step = times_strength(rate, at_count(scale, state.count, name="scale"), name="scale")
             furthest = None if cap is None else times_strength(rate, cap, name="cap")
             weight = weigh(inner_state)
             turn: jax.Array | bool = True
             for i, m in penalized.items():
                 if not is_float_array(param := jnp.asarray(m.leaf)):
                     raise TypeError(f"at `{m.path}`, under {m.rule}: the parameter must be real, got {describe(param)}")
-                if track:
+                if track and m.has_penalty:
                     penalties.append(m.penalty(used_key))
                     turn &= _once(m, penalties[-1])
                 if not pairs.is_frozen(i):
                     update = _in_turn(turn, jnp.asarray(pairs.updates[i]))
-                    changed[i], new = _proxed_update(m, update, _in_turn(turn, rate), weight, furthest)
+                    changed[i], new = _proxed_update(m, update, _in_turn(turn, step), weight, furthest)
                     turn &= _once(m, new)
         tracked = add_up(penalties).astype(jnp.float32) if track else None
         count = optax.safe_increment(state.count)
-        return pairs.rebuilt(changed), ProximalState(count, tracked, next_key, state.memory, inner_state)
+        kept = next_memory(now, state.memory, params)
+        return pairs.rebuilt(changed), ProximalState(count, tracked, next_key, kept, inner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -208,7 +246,7 @@ def proximal(
 def _proxed_update(
     met: Met,
     update: jax.Array,
-    rate: jax.Array,
+    step: jax.Array,
     weight: Callable[[str, jax.Array], Weight | None],
     furthest: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
@@ -219,13 +257,27 @@ def _proxed_update(
     param = jnp.asarray(met.leaf)
     wide = accumulation_dtype(update.dtype, param.dtype)
     moved = param.astype(wide) + update.astype(wide)
-    known = _weight(met, moved, weight)
-    step = rate if known is None else rate.astype(wide) / jnp.maximum(known.diagonal, 1e-30)
-    new = met._replace(leaf=moved).prox(step)
+    known = _weight(met, moved, weight) if met.has_penalty else None
+    size = step if known is None else step.astype(wide) / jnp.maximum(known.diagonal, 1e-30)
+    limit = None
     if known is not None and known.is_adam and furthest is not None:
-        new = _no_further(new, moved, furthest)
+        limit = functools.partial(_no_further, distance=furthest)
+    new = met._replace(leaf=moved).prox(size, limit)
     change = (new - param.astype(wide)).astype(_wider(param.dtype, update.dtype))
+    if met.has_constraint:
+        change = _inside(change, update.astype(change.dtype), param.astype(wide), moved, new)
     return divided_alike(change, param), new
+
+
+def _inside(change: jax.Array, update: jax.Array, param: jax.Array, moved: jax.Array, new: jax.Array) -> jax.Array:
+    """Returns an update that leads to a projected parameter, rounded so that it does not fall short of the set.
+
+    A weight that is not moved keeps the update of the optimizer, to the bit. Another one may be far from where it goes,
+    such as at the first step, so that no update leads there exactly. The next number is then taken.
+    """
+    short = (param + change.astype(param.dtype) - new) * jnp.sign(moved - new) > 0
+    further = jax.lax.nextafter(change, jnp.where(moved > new, -np.inf, np.inf).astype(change.dtype))
+    return jnp.where(new == moved, update, jnp.where(short, further, change))
 
 
 def _once(met: Met, array: jax.Array) -> jax.Array | bool:
@@ -276,8 +328,13 @@ def _check_rules(rules: Any, metric: Metric | None) -> None:
     if not isinstance(rules, Rules):
         raise TypeError(f"`rules` must be jaxreg.Rules, since a function has no prox; got {describe(rules)}")
     for index, regularizer in enumerate(rules.regularizers):
-        if regularizer is None or (regularizer.has_metric_prox if metric == "adam" else regularizer.has_prox):
+        if regularizer is None:
             continue
+        in_metric = metric == "adam" and bool(in_parts(regularizer, ())[0])
+        if regularizer.has_metric_prox if in_metric else regularizer.has_prox:
+            continue
+        if isinstance(regularizer, Sum) and not regularizer._is_penalty() and not regularizer.has_prox:
+            raise ValueError(f"`rules`: {rules.label(index)} has no prox, because {regularizer.obstacle()}")
         if regularizer.has_prox:
             raise ValueError(f"`rules`: {_no_metric_prox(rules.label(index))}")
         raise ValueError(

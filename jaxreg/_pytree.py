@@ -168,3 +168,11 @@ def register(cls: type) -> None:
     _REGISTERED.add(cls)
     jax.tree_util.register_pytree_with_keys(cls, _flatten_with_keys, unflatten, _flatten)
     flax.serialization.register_serialization_state(cls, to_state_dict, from_state_dict)
+
+
+def replaced(obj: Any, new: dict[str, Any]) -> Any:
+    """Returns a copy of an object with some attributes replaced, without its `__init__` and its checks."""
+    copy: Any = object.__new__(type(obj))
+    for name, value in (attributes(obj) | new).items():
+        object.__setattr__(copy, name, value)
+    return copy

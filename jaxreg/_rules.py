@@ -1,26 +1,39 @@
 """Rules: which regularizer meets which leaf of a tree, by path."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import difflib
+from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, NoReturn, Self
 
 import flax.serialization
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import PartitionSpec
 
-from jaxreg._base import Regularizer, as_regularizer
+from jaxreg._base import Sum, as_term, is_scale, not_for_a_loss
 from jaxreg._checks import brief, check_bool, check_key, describe, is_inexact_array
 from jaxreg._config import from_dict, to_dict
+from jaxreg._evaluate import is_nothing
 from jaxreg._explain import Explanation, Row
 from jaxreg._matching import Pattern, checked_pattern, match, name_of
 from jaxreg._met import Met, penalties_of
 from jaxreg._numerics import add_up
-from jaxreg._paths import check_no_optimizer_state, is_masked, leaves_with_paths, other_names, replace_leaves
-from jaxreg._pytree import identity, is_number, register
+from jaxreg._paths import (
+    check_no_optimizer_state,
+    is_masked,
+    leaves_with_paths,
+    map_parts,
+    other_names,
+    replace_leaves,
+    without_modules,
+)
+from jaxreg._pytree import identity, register
 from jaxreg._serialization import RegularizerLike, get
 from jaxreg._shards import varying
+from jaxreg._term import Term
 
 
 class Rules:
@@ -30,7 +43,8 @@ class Rules:
       *pairs: `(pattern, regularizer)`, in order. The first pattern that matches a leaf wins. A pattern is a regular
         expression, searched for anywhere in the path (`re.search`; the keys are joined by `/`), as text or compiled, or
         a function `(path, leaf) -> bool`. A regularizer is anything that `jaxreg.get` takes: a regularizer, a function
-        from an array to a scalar, a name, a dict, or None, which leaves the parameter alone.
+        from an array to a scalar, a name, a dict, or None, which leaves the parameter alone. A constraint of
+        `jaxreg.constraints` may stand in its place, or be added to it.
       strict: whether what cannot be meant is an error: a rule that met no parameter, or lost every match to earlier
         rules; None that comes too late, because an earlier rule has what it was to leave alone; a tree that holds the
         state of an optimizer; a pattern for another name of a parameter that modules of NNX share.
@@ -62,7 +76,7 @@ class Rules:
     """
 
     patterns: tuple[Pattern, ...]
-    regularizers: tuple[Regularizer | None, ...]
+    regularizers: tuple[Term | None, ...]
     strict: bool
     specs: tuple[tuple[str, PartitionSpec], ...] | None
     _static: ClassVar[frozenset[str]] = frozenset({"patterns", "strict", "specs"})
@@ -88,7 +102,7 @@ class Rules:
                 regularizer = get(pair[1])
             except (TypeError, ValueError) as error:
                 raise type(error)(f"`pairs[{index}]`, {pair[0]!r}: {error}") from error
-            regularizers.append(None if regularizer is None else as_regularizer(regularizer))
+            regularizers.append(None if regularizer is None else as_term(regularizer))
         object.__setattr__(self, "patterns", tuple(patterns))
         object.__setattr__(self, "regularizers", tuple(regularizers))
         object.__setattr__(self, "strict", strict)
@@ -107,13 +121,13 @@ class Rules:
     __array_ufunc__: ClassVar[None] = None
 
     def __mul__(self, scale: Any) -> "Rules":
-        if not is_number(scale) and not isinstance(scale, bool | np.bool_):
+        if not is_scale(scale):
             return NotImplemented
-        return self._with([None if regularizer is None else scale * regularizer for regularizer in self.regularizers])
+        return self._with([None if r is None else scale * r for r in self.regularizers])
 
     __rmul__ = __mul__
 
-    def _with(self, regularizers: Iterable[Regularizer | None]) -> Self:
+    def _with(self, regularizers: Iterable[Term | None]) -> Self:
         """Returns the same rules with other regularizers."""
         rules = type(self)(*zip(self.patterns, regularizers, strict=True), strict=self.strict)
         object.__setattr__(rules, "specs", self.specs)
@@ -174,23 +188,138 @@ class Rules:
         above = [(p, spec) for p, spec in self.specs or () if not p or path == p or path.startswith(f"{p}/")]
         return max(above, key=lambda found: len(found[0]))[1] if above else None
 
-    def __call__(self, tree: Any, *, key: jax.Array | None = None) -> jax.Array:
+    def at(self, count: Any) -> Self:
+        """Returns the rules with numbers in place of schedules: their values at a count of steps.
+
+        The transforms do this at each update, with the count in their state. In a loss, write `rules.at(step)(params)`.
+
+        >>> rules = jaxreg.Rules((r"kernel$", jaxreg.L2(optax.linear_schedule(0.0, 0.5, 10))))
+        >>> float(rules.at(10)({"kernel": jnp.array([2.0])}))
+        2.0
+        """
+        return self._with([None if r is None else r.at(count) for r in self.regularizers])
+
+    @property
+    def has_schedule(self) -> bool:
+        """True if a strength is a schedule, which has a value only at a count of steps: see `at`."""
+        return any(r is not None and r.has_schedule for r in self.regularizers)
+
+    @property
+    def has_memory(self) -> bool:
+        """True if a regularizer or a constraint keeps something for each parameter: see `init`."""
+        return any(r is not None and r.has_memory for r in self.regularizers)
+
+    def init(self, tree: Any, **trees: Any) -> Any:
+        """Returns the memory of all parameters: what their regularizers and constraints keep from step to step.
+
+        It is `()` where nothing is kept. Else it has the structure of the tree, as Adam's moments have, with the memory
+        of each parameter in its place and `optax.MaskedNode()` where nothing is kept. An `nnx.Module` gives the
+        structure of its state. It holds copies, so the tree may be donated. The transforms call this at `init`. Call it
+        yourself to give them another memory, or in a loss: `rules(params, memory=rules.init(pretrained))`.
+
+        Memory is found by path, so it may come from a tree that is wrapped differently, and hold more than is asked
+        for.
+
+        Args:
+          tree: a tree of parameters.
+          **trees: further trees with entries under the same paths, for the regularizers that take them by name:
+            `importance` is for `jaxreg.Anchor`.
+
+        Raises:
+          TypeError: no regularizer takes a tree of that name, or one needs a tree that is not given.
+          ValueError: a rule whose regularizer keeps something met no parameter, or a further tree has no entry, or one
+            of another shape, for a parameter. The message has its path.
+
+        >>> rules = jaxreg.Rules((r"kernel$", jaxreg.Anchor(0.5)))
+        >>> rules.init({"kernel": jnp.ones(2), "bias": jnp.ones(1)})
+        {'bias': MaskedNode(), 'kernel': Array([1., 1.], dtype=float32)}
+        """
+        taken = {name for r in self.regularizers if r is not None for name in r._extras()}
+        if strange := sorted(set(trees) - taken):
+            raise TypeError(f"no regularizer takes a tree named `{strange[0]}`; they take {sorted(taken)}")
+        if not self.has_memory:
+            return ()
+        if self.strict:
+            check_no_optimizer_state(tree)
+        tree = without_modules(tree)
+        leaves = leaves_with_paths(tree)
+        keeping = [i for i, r in enumerate(self.regularizers) if r is not None and r.has_memory]
+        found = self.met_leaves(leaves, strict=bool(leaves), only=keeping)
+        entries = {name: dict(leaves_with_paths(further)) for name, further in trees.items()}
+        made: dict[str, Any] = {path: optax.MaskedNode() for path, _ in leaves}
+        for m in found:
+            if m.has_memory:
+                with m.located():
+                    extras = {n: _entry(entries[n], m.path, name=n) for n in m.extras() if n in trees}
+                made[m.path] = jax.tree.map(jnp.array, m.begun(extras))
+        return replace_leaves(tree, made)
+
+    def updated(self, tree: Any, memory: Any) -> Any:
+        """Returns the memory for the next step, from the parameters that this step met.
+
+        The transforms call this at each update. Most memory stays as it is: references, norms and masks do.
+        """
+        if not any(r is not None and r.has_memory and r.renews_memory for r in self.regularizers):
+            return memory
+        new = {m.path: m.renewed() for m in self._met(tree, memory) if m.has_memory}
+        return map_parts(lambda path, _: new[path], memory, new)
+
+    def fitted_memory(self, tree: Any, memory: Any) -> Any:
+        """Returns a copy of a memory in the structure of `tree`, checked against its parameters."""
+        leaves = leaves_with_paths(tree)
+        made: dict[str, Any] = {path: optax.MaskedNode() for path, _ in leaves}
+        for m in self.met_leaves(leaves, strict=False, memory=memory):
+            if m.has_memory:
+                m.check()
+                made[m.path] = jax.tree.map(jnp.array, m.memory)
+        return replace_leaves(without_modules(tree), made)
+
+    def _with_memory(self, found: list[Met], memory: Any) -> list[Met]:
+        """Returns what rules met, each with its memory."""
+        if is_nothing(memory) and not is_masked(memory):
+            return found
+        if not self.has_memory:
+            raise ValueError(f"`memory` must be `()`, because no rule keeps anything, got {describe(memory)}")
+        keeping = {m.path for m in found if m.has_memory}
+        parts: dict[str, Any] = {}
+        map_parts(lambda path, part: parts.setdefault(path, part), without_modules(memory), keeping)
+        remembered = []
+        for m in found:
+            if m.has_memory and is_nothing(parts.get(m.path)):
+                with m.located():
+                    _entry({path: None for path, _ in leaves_with_paths(memory)}, m.path, name="memory", missing=True)
+            remembered.append(m._replace(memory=parts[m.path]) if m.has_memory else m)
+        return remembered
+
+    def check_penalties(self) -> None:
+        """Raises an error if a rule has a constraint, which has no value and no gradient."""
+        for index, regularizer in enumerate(self.regularizers):
+            if regularizer is not None and not regularizer._is_penalty():
+                raise not_for_a_loss(self.label(index))
+
+    def __call__(self, tree: Any, *, key: jax.Array | None = None, memory: Any = ()) -> jax.Array:
         """Returns the sum of the penalties of all parameters, a scalar in at least float32.
 
-        The random key is for regularizers that estimate from a sample. It has no effect on the others.
-        """
-        return add_up(self.breakdown(tree, key=key).values())
+        The random key is for regularizers that estimate from a sample, and the memory, from `init`, for those that keep
+        something. Neither has an effect on the others.
 
-    def breakdown(self, tree: Any, *, key: jax.Array | None = None) -> dict[str, jax.Array]:
-        """Returns the penalty of each parameter that has one, by path."""
+        Raises:
+          TypeError: a rule has a constraint, which has no value, or a strength is a schedule: see `at`.
+          ValueError: `memory` is missing, or has no entry for a parameter, or one of another shape.
+        """
+        self.check_penalties()
+        return add_up(self.breakdown(tree, key=key, memory=memory).values())
+
+    def breakdown(self, tree: Any, *, key: jax.Array | None = None, memory: Any = ()) -> dict[str, jax.Array]:
+        """Returns the penalty of each parameter that has one, by path. A constraint counts as 0."""
         check_key(key, or_old=True)
-        met = [m for m in self._met(tree) if m.regularizer is not None]
+        met = [m for m in self._met(tree, memory) if m.regularizer is not None]
         return {m.path: penalty for m, penalty in zip(met, penalties_of(met, key), strict=True)}
 
-    def by_rule(self, tree: Any, *, key: jax.Array | None = None) -> dict[int, jax.Array]:
+    def by_rule(self, tree: Any, *, key: jax.Array | None = None, memory: Any = ()) -> dict[int, jax.Array]:
         """Returns the penalty of each rule, by its index, and 0 for a rule that leaves its parameters alone."""
         check_key(key, or_old=True)
-        met = [m for m in self._met(tree) if m.regularizer is not None]
+        met = [m for m in self._met(tree, memory) if m.regularizer is not None]
         penalties = penalties_of(met, key)
         return {
             rule: add_up(penalty for m, penalty in zip(met, penalties, strict=True) if m.patterns[0] == rule)
@@ -201,40 +330,44 @@ class Rules:
         """Returns the index of each parameter's rule by path, and None where no rule matches."""
         return {met.path: next(iter(met.patterns), None) for met in self._met(tree) if not is_masked(met.leaf)}
 
-    def prox(self, tree: Any, step: Any) -> Any:
+    def prox(self, tree: Any, step: Any = None, *, memory: Any = ()) -> Any:
         """Returns the tree after a prox step: argmin_y ½‖y − tree‖² + step · rules(y), for each parameter by its rule.
 
-        In a training loop of your own it follows the step of gradient descent, with the learning rate as `step`.
-        Parameters that no rule penalizes are returned as they are.
+        In a training loop of your own it follows the step of gradient descent, with the learning rate as `step`. A
+        constraint is projected on, whatever the step: `rules.prox(params)` projects a tree where all rules are
+        constraints. Parameters that no rule meets are returned as they are.
 
         Args:
           tree: a tree of parameters. For an `nnx.Module`, give `nnx.state(model, nnx.Param)`.
           step: a number >= 0, or a function from the path and the parameter to a step. A step is a number, or an array
-            of the shape of the parameter with a step for each weight.
+            of the shape of the parameter with a step for each weight. It may be left out where there is no penalty.
+          memory: from `init`, for regularizers and constraints that keep something.
 
         Raises:
           NotImplementedError: a regularizer has no prox.
-          TypeError, ValueError: as when the rules are called, or `tree` holds an `nnx.Module`.
+          TypeError, ValueError: as when the rules are called, `step` is missing, or `tree` holds an `nnx.Module`.
 
         >>> rules = jaxreg.Rules((r"kernel$", jaxreg.L1(0.5)))
         >>> rules.prox({"kernel": jnp.array([2.0, -0.1]), "bias": jnp.ones(1)}, 1.0)["kernel"]
         Array([1.5, 0. ], dtype=float32)
         """
         return replace_leaves(
-            tree, {met.path: met.prox(step) for met in self._met(tree) if met.regularizer is not None}
+            tree, {met.path: met.prox(step) for met in self._met(tree, memory) if met.regularizer is not None}
         )
 
-    def explain(self, tree: Any, *, key: jax.Array | None = None) -> Explanation:
+    def explain(self, tree: Any, *, key: jax.Array | None = None, memory: Any = ()) -> Explanation:
         """Returns two tables: which rule met which parameter and the cost of each, and what each rule met and lost.
 
-        The first one says what a regularizer sees in a kernel, such as "12 matrices 32×8" or "64 groups of 64".
+        The first one says what a regularizer sees in a kernel, such as "12 matrices 32×8" or "64 groups of 64". For a
+        constraint it has the distance of the parameter from the set. A schedule has no cost yet, and what keeps
+        something has one only with `memory`.
 
         Print them, or show them in a notebook. `rich.print` folds them to the width of a terminal. `rows` has the first
         one as data, and `by_rule` the penalties of the second one. For a tree from `jax.eval_shape` they show all but
         the penalties, so that rules can be checked before anything is allocated.
         """
         check_key(key, or_old=True)
-        rows = tuple(_row(met, key) for met in self._met(tree))
+        rows = tuple(_row(met, key) for met in self._met(tree, memory))
         shown = ((p if isinstance(p, str) and p else name_of(p), _kind(r)) for p, r in self._pairs())
         return Explanation(rows, tuple(shown))
 
@@ -270,33 +403,39 @@ class Rules:
         specs = "" if self.specs is None else f".with_specs({dict(self.specs)})"
         return f"Rules({pairs}{'' if self.strict else ', strict=False'}){specs}"
 
-    def _pairs(self) -> list[tuple[Pattern, Regularizer | None]]:
+    def _pairs(self) -> list[tuple[Pattern, Term | None]]:
         return list(zip(self.patterns, self.regularizers, strict=True))
 
     def label(self, index: int) -> str:
         """Returns the name of a rule in errors."""
         return f"rule {index} ({name_of(self.patterns[index])}, {_kind(self.regularizers[index])})"
 
-    def _met(self, tree: Any) -> list[Met]:
+    def _met(self, tree: Any, memory: Any = ()) -> list[Met]:
         leaves = leaves_with_paths(tree)
         if self.strict:
             check_no_optimizer_state(tree)
-        return self.met_leaves(leaves, others=other_names(tree, [path for path, _ in leaves]))
+        return self.met_leaves(leaves, memory=memory, others=other_names(tree, [path for path, _ in leaves]))
 
     def met_leaves(
         self,
         leaves: list[tuple[str, Any]],
         *,
         strict: bool = True,
+        only: Collection[int] | None = None,
+        memory: Any = (),
         others: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
     ) -> list[Met]:
-        """Returns what the rules say of leaves with their paths, for the leaves that are parameters or masked."""
+        """Returns what the rules say of leaves with their paths, for the leaves that are parameters or masked.
+
+        `strict` may hold for some rules `only`.
+        """
         labels = [self.label(rule) for rule in range(len(self.patterns))]
         excluded = [rule for rule, regularizer in enumerate(self.regularizers) if regularizer is None]
         strict = self.strict and strict
         found = []
         place = 0
-        for m in match(leaves, self.patterns, self.label, strict=strict, excluded=excluded, others=others):
+        matched = match(leaves, self.patterns, self.label, strict=strict, only=only, excluded=excluded, others=others)
+        for m in matched:
             rule = m.patterns[0] if m.patterns else None
             regularizer = None if rule is None or is_masked(m.leaf) else self.regularizers[rule]
             name = "" if rule is None else labels[rule]
@@ -308,7 +447,7 @@ class Rules:
                     raise ValueError(f"`specs` must have a spec for each shard with a penalty, got those of {known}")
             found.append(met)
             place += regularizer is not None
-        return found
+        return self._with_memory(found, memory)
 
 
 register(Rules)
@@ -347,17 +486,35 @@ def _row(met: Met, key: jax.Array | None) -> Row:
         return Row(met.path, "masked", 0, met.patterns, None)
     if not is_inexact_array(met.leaf):
         return Row(met.path, f"{describe(met.leaf)}, not an array", 1, (), None)
-    cost, seen = None, ""
+    cost, distance, seen = None, None, ""
     if met.regularizer is not None:
         seen = met.seen()
-        if isinstance(met.leaf, jax.ShapeDtypeStruct | jax.core.Tracer):
-            # A key is as good as another one where there are no values.
-            jax.eval_shape(lambda leaf: met._replace(leaf=leaf).penalty(jax.random.key(0)), met.leaf)
-        elif not isinstance(value := met.penalty(key), jax.core.Tracer):
-            cost = float(value)
+        is_known = not met.regularizer.has_schedule and not (met.has_memory and is_nothing(met.memory))
+        if is_known and isinstance(met.leaf, jax.ShapeDtypeStruct | jax.core.Tracer):
+            met.check()
+        elif is_known:
+            value = met.penalty(key)
+            cost = None if isinstance(value, jax.core.Tracer) else float(value)
+            if met.has_constraint and cost is not None:
+                moved = np.asarray(met.projected(), np.float64) - np.asarray(met.leaf, np.float64)
+                distance = float(np.linalg.norm(moved))
     size = int(np.prod(met.leaf.shape))
-    return Row(met.path, describe(met.leaf), size, met.patterns, cost, seen, met.names)
+    return Row(met.path, describe(met.leaf), size, met.patterns, cost, seen, met.names, distance)
 
 
-def _kind(regularizer: Regularizer | None) -> str:
-    return "left alone" if regularizer is None else repr(regularizer)
+def _entry(entries: Mapping[str, Any], path: str, *, name: str, missing: bool = False) -> Any:
+    """Returns the entry of a tree for a parameter, or raises an error with the nearest paths."""
+    if path in entries and not missing:
+        return entries[path]
+    near = difflib.get_close_matches(path, list(entries), n=3, cutoff=0.0)
+    raise ValueError(f"`{name}` has no entry for it; the nearest paths are {near}")
+
+
+def _kind(regularizer: Term | None) -> str:
+    """Returns how tables and errors call a regularizer, with its constraints named as such."""
+    if regularizer is None:
+        return "left alone"
+    terms = regularizer.terms if isinstance(regularizer, Sum) else (regularizer,)
+    if regularizer._is_penalty():
+        return repr(regularizer)
+    return " + ".join(repr(term) if term._is_penalty() else f"constraint {term!r}" for term in terms)

@@ -7,20 +7,22 @@ from typing import Any
 import jax
 
 from jaxreg import penalties
-from jaxreg._base import Regularizer
 from jaxreg._checks import describe
 from jaxreg._config import BUILT_IN, from_dict, is_penalty, to_dict
 from jaxreg._pytree import is_number
-from jaxreg._regularizers._shipped import Shipped  # importing its package defines every shipped class
+from jaxreg._regularizers import _shipped as regularizers  # importing a package defines every shipped class
+from jaxreg._term import Term
+from jaxreg.constraints import _shipped as constraints
 
-# A regularizer is one of ours, or a function from an array to a scalar.
-RegularizerLike = Regularizer | Callable[[jax.Array], jax.Array]
+# A regularizer or a constraint, or a function from an array to a scalar.
+RegularizerLike = Term | Callable[[jax.Array], jax.Array]
+Shipped = regularizers.Shipped | constraints.Shipped
 
 
 def _names_of(cls: type[Shipped]) -> tuple[str, ...]:
-    """Returns the names of a regularizer: its own, that in snake case as Keras writes it, and that of its penalty."""
+    """Returns the names of a class: its own, that in snake case as Keras writes it, and that of its penalty."""
     snake_case = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", cls.__name__).lower()
-    penalty = cls._penalty.__name__
+    penalty = cls._penalty.__name__ if issubclass(cls, regularizers.Shipped) else ""
     return tuple(dict.fromkeys([cls.__name__, penalty if hasattr(penalties, penalty) else snake_case, snake_case]))
 
 
@@ -51,7 +53,7 @@ def get(identifier: Any) -> RegularizerLike | None:
         return None
     if isinstance(identifier, str | Mapping):
         return deserialize(identifier)
-    if isinstance(identifier, type) and issubclass(identifier, Regularizer):
+    if isinstance(identifier, type) and issubclass(identifier, Term):
         return _with_defaults(identifier)
     cls = type(identifier)
     if cls.__module__.startswith("keras.") and cls.__name__ in BUILT_IN:
@@ -65,7 +67,7 @@ def get(identifier: Any) -> RegularizerLike | None:
     )
 
 
-def _with_defaults(cls: type[Regularizer]) -> Regularizer:
+def _with_defaults(cls: type[Term]) -> Any:
     return cls(**cls._named_defaults) if issubclass(cls, Shipped) else cls()
 
 

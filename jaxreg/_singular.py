@@ -25,7 +25,7 @@ import numpy as np
 from jax import lax
 
 from jaxreg._matrix import Layout, Matrices
-from jaxreg._numerics import Over, largest, near_one, sum_of
+from jaxreg._numerics import Over, largest, near_one, sum_of, ulps
 from jaxreg._shards import Names, somewhere, total, varying_over
 from jaxreg._spread import Unit, dealt, own_places, value_of_shards
 
@@ -77,6 +77,33 @@ def _mapped_jvp(
     left = _matmul(u.T, dx) - _matmul(inner, vt)  # and Uᵀ dX beyond that of V
     tangent += _matmul(right * outside[None, :], vt) + _matmul(u, outside[:, None] * left)
     return _matmul(u * new[None, :], vt), tangent
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _projected(g: Map, bound: Map, units: float, x: jax.Array, parameter: jax.Array) -> jax.Array:
+    """Returns U diag(g(σ, parameter)) Vᵀ, and `x` itself where g moves no singular value by more than rounding.
+
+    That is a number of units in the last place of what `bound` returns, in multiples of those of the dtype of `x`.
+    """
+    u, s, vt = _svd(x)
+    new = g(s, parameter)
+    return jnp.where(_is_kept(s, new, bound, units, parameter), x, _matmul(u * new[None, :], vt))
+
+
+def _is_kept(s: jax.Array, new: jax.Array, bound: Map, units: float, parameter: jax.Array) -> jax.Array:
+    return jnp.all(jnp.abs(new - s) <= ulps(units, bound(s, parameter), s.dtype))
+
+
+@_projected.defjvp
+def _projected_jvp(
+    g: Map, bound: Map, units: float, primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    (x, parameter), (dx, _) = primals, tangents
+    _, s, _ = _svd(x)
+    near = float(np.sqrt(np.finfo(x.dtype).eps))
+    new, change = jax.jvp(functools.partial(_mapped, g, near), primals, tangents)
+    is_kept = _is_kept(s, g(s, parameter), bound, units, parameter)
+    return jnp.where(is_kept, x, new), jnp.where(is_kept, dx, change)
 
 
 @jax.custom_jvp
@@ -179,6 +206,32 @@ class MapSingularValues:
         found = dealt(x, layout, "matrices")
         one = functools.partial(map_singular_values, self.g, parameter=parameter)
         return found.back(jax.vmap(one, in_axes=layout.batch, out_axes=layout.batch)(found.array))
+
+
+@dataclasses.dataclass(frozen=True)
+class ProjectSingularValues:
+    """The projection of matrices, which may be divided, by a map of the singular values of each.
+
+    A matrix whose singular values the map moves by rounding alone is returned as it is.
+
+    Attributes:
+      g: the map of the singular values, with a parameter.
+      bound: the number beside which rounding is judged, from the same.
+      coarser: how many times as far apart the numbers of the user's dtype are as those that are computed with.
+    """
+
+    g: Map
+    bound: Map
+    coarser: float
+
+    def __call__(self, matrices: Matrices, parameter: jax.Array) -> jax.Array:
+        x, layout = matrices
+        found = dealt(x, layout, "matrices")
+        units = 4 * self.coarser * float(np.sqrt(layout.sizes[1] * layout.sizes[2]))
+        one = functools.partial(_projected, self.g, self.bound, units)
+        return found.back(
+            jax.vmap(lambda x: one(x, parameter), in_axes=layout.batch, out_axes=layout.batch)(found.array)
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,9 +9,22 @@ import optax
 from jax.extend.core import jaxpr_as_fun
 
 from jaxreg._alike import divided_alike
-from jaxreg._checks import check_bool, check_key, checked_scalar, describe
+from jaxreg._checks import at_count, check_bool, check_key, checked_scalar, describe
+from jaxreg._evaluate import is_nothing
 from jaxreg._numerics import checked_penalty, times_strength
-from jaxreg._updates import Pairs, at_count, check_call, check_optimizer, first_key, first_penalty, split_key
+from jaxreg._rules import Rules
+from jaxreg._updates import (
+    Pairs,
+    check_call,
+    check_memory,
+    check_optimizer,
+    first_key,
+    first_memory,
+    first_penalty,
+    next_memory,
+    rules_at,
+    split_key,
+)
 
 
 class PenaltyState(NamedTuple):
@@ -22,7 +35,7 @@ class PenaltyState(NamedTuple):
       penalty: the penalty of the parameters that the last update met, before `scale`, a float32 scalar. It is 0 before
         the first update, and None where it is not tracked.
       key: the data of the random key for the next update, or None.
-      memory: `()`.
+      memory: what the rules keep for each parameter, as `Rules.init` makes it, or `()`.
     """
 
     count: jax.Array  # type: ignore[assignment]  # optax's name, which hides `tuple.count`
@@ -35,8 +48,10 @@ def add_penalty_gradients(
     rules: Callable[..., jax.Array],
     *,
     scale: float | jax.Array | optax.Schedule = 1.0,
+    cautious: bool = False,
     track: bool = True,
     key: jax.Array | None = None,
+    memory: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Adds `scale` times the gradient of `rules(params)` to the updates.
 
@@ -53,18 +68,26 @@ def add_penalty_gradients(
     Args:
       rules: `jaxreg.Rules`, or any function from a tree to a scalar, such as a sum of several. Under
         `optax.inject_hyperparams` it belongs in `static_args`.
-      scale: a number >= 0, or an optax schedule, which is read at the count of updates before this one.
+      scale: a number >= 0, or an optax schedule, which is read at the count of updates before this one. So are
+        schedules inside the rules. Under `optax.inject_hyperparams` the scale can be set in a running state, without
+        recompiling: `optax.tree.set(state, scale=0.5)`.
+      cautious: whether the gradient of the penalty is left out for each weight where it points against the update that
+        comes in, so that it only ever speeds up the way that the weight goes anyway. A weight whose update or gradient
+        is 0 takes it.
       track: whether the state holds the penalty, which costs one more pass over the parameters.
         `optax.tree.get(state, "penalty")` finds it.
       key: a key from `jax.random.key`, for rules that sample. It is split at each update, and `rules` is then
         called as `rules(params, key=...)`.
+      memory: what rules keep for each parameter, from `rules.init(...)`, for regularizers such as `Anchor`. It is
+        copied into the state. By default it is `rules.init(params)` at `init`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` with the state `PenaltyState`.
 
     Raises:
-      TypeError, ValueError: `rules` is not a function, or `scale` is neither a number >= 0 nor a schedule. On `update`:
-        `params` is missing, an update has another shape than its parameter, or `rules` raises an error.
+      TypeError, ValueError: `rules` is not a function or holds a constraint, or `scale` is neither a number >= 0 nor a
+        schedule. On `init`: `memory` has no entry for a parameter, or one of another shape. On `update`: `params` is
+        missing, an update has another shape than its parameter, or `rules` raises an error.
 
     >>> params = {"kernel": jnp.array([1.0, -2.0]), "bias": jnp.array([3.0])}
     >>> rules = jaxreg.Rules((r"kernel$", jaxreg.L2(0.5)))
@@ -75,17 +98,20 @@ def add_penalty_gradients(
     >>> float(optax.tree.get(state, "penalty"))
     2.5
 
-    Source: Loshchilov and Hutter, Decoupled weight decay regularization, 2019, for the two placements.
+    Source: Loshchilov and Hutter, Decoupled weight decay regularization, 2019, for the two placements; Chen et al.,
+    Cautious weight decay, 2025, for `cautious`.
     """
     _check_function(rules)
     if not callable(scale):
         scale = checked_scalar(scale, name="scale")
+    check_bool(cautious, name="cautious")
     check_bool(track, name="track")
     check_key(key)
+    check_memory(rules, memory)
 
     def init_fn(params: optax.Params) -> PenaltyState:
-        del params
-        return PenaltyState(jnp.zeros((), jnp.int32), first_penalty(track), first_key(key), ())
+        kept = first_memory(rules, memory, params)
+        return PenaltyState(jnp.zeros((), jnp.int32), first_penalty(track), first_key(key), kept)
 
     def update_fn(
         updates: optax.Updates, state: PenaltyState, params: optax.Params | None = None, **extra_args: Any
@@ -95,9 +121,11 @@ def add_penalty_gradients(
         pairs = Pairs.of(updates, params)
         used_key, next_key = split_key(key, state.key)
         factor = at_count(scale, state.count, name="scale")
-        updates, penalty = _with_gradients(pairs, rules, factor, used_key)
+        now = rules_at(rules, state.count)
+        updates, penalty = _with_gradients(pairs, now, factor, used_key, state.memory, cautious)
         tracked = penalty.astype(jnp.float32) if track else None
-        return updates, PenaltyState(optax.safe_increment(state.count), tracked, next_key, state.memory)
+        kept = next_memory(now, state.memory, params)
+        return updates, PenaltyState(optax.safe_increment(state.count), tracked, next_key, kept)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -110,7 +138,7 @@ class DecoupledState(NamedTuple):
       penalty: the penalty of the parameters that the last update met, before `scale`, a float32 scalar. It is 0 before
         the first update, and None where it is not tracked.
       key: the data of the random key for the next update, or None.
-      memory: `()`.
+      memory: what the rules keep for each parameter, as `Rules.init` makes it, or `()`.
       inner_state: the state of the inner optimizer.
     """
 
@@ -127,8 +155,10 @@ def decoupled(
     learning_rate: float | jax.Array | optax.Schedule,
     *,
     scale: float | jax.Array | optax.Schedule = 1.0,
+    cautious: bool = False,
     track: bool = True,
     key: jax.Array | None = None,
+    memory: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Decays parameters beside the steps of an optimizer, as AdamW does: p' = p + u − η · scale · ∇R(p).
 
@@ -151,18 +181,25 @@ def decoupled(
       learning_rate: η, a number >= 0 or an optax schedule, which is read at the count of updates before this one. With
         the rate of `inner` it is AdamW's decay. For decay that does not depend on the peak rate, give `schedule`
         divided by its peak.
-      scale: a number >= 0, or an optax schedule, that multiplies the penalty.
+      scale: a number >= 0, or an optax schedule, that multiplies the penalty. Schedules are read at the count of
+        updates before this one, also those inside the rules. Under `optax.inject_hyperparams` the scale can be set in a
+        running state, without recompiling: `optax.tree.set(state, scale=0.5)`.
+      cautious: whether the decay is left out for each weight where it points against the step of `inner`, as in
+        cautious weight decay. A weight whose step or decay is 0 takes it.
       track: whether the state holds the penalty, which costs one more pass over the parameters.
         `optax.tree.get(state, "penalty")` finds it.
       key: a key from `jax.random.key`, for rules that sample. It is split at each update, and `rules` is then
         called as `rules(params, key=...)`.
+      memory: what rules keep for each parameter, from `rules.init(...)`, for regularizers such as `Anchor`. It is
+        copied into the state. By default it is `rules.init(params)` at `init`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` with the state `DecoupledState`.
 
     Raises:
-      TypeError, ValueError: an argument has another type or is out of range. On `update`: `params` is missing, an
-        update has another shape than its parameter, or `rules` raises an error.
+      TypeError, ValueError: an argument has another type or is out of range, or `rules` holds a constraint. On `init`:
+        `memory` has no entry for a parameter, or one of another shape. On `update`: `params` is missing, an update has
+        another shape than its parameter, or `rules` raises an error.
 
     >>> params = {"kernel": jnp.array([1.0, -2.0]), "bias": jnp.array([3.0])}
     >>> rules = jaxreg.Rules((r"kernel$", jaxreg.L2(0.5)))
@@ -171,7 +208,8 @@ def decoupled(
     >>> updates["kernel"]
     Array([-0.1,  0.2], dtype=float32)
 
-    Source: Loshchilov and Hutter, Decoupled weight decay regularization, 2019.
+    Source: Loshchilov and Hutter, Decoupled weight decay regularization, 2019; Chen et al., Cautious weight decay,
+    2025, for `cautious`.
     """
     check_optimizer(inner)
     _check_function(rules)
@@ -179,12 +217,17 @@ def decoupled(
         learning_rate = checked_scalar(learning_rate, name="learning_rate")
     if not callable(scale):
         scale = checked_scalar(scale, name="scale")
+    check_bool(cautious, name="cautious")
     check_bool(track, name="track")
     check_key(key)
+    check_memory(rules, memory)
     wrapped = optax.with_extra_args_support(inner)
 
     def init_fn(params: optax.Params) -> DecoupledState:
-        return DecoupledState(jnp.zeros((), jnp.int32), first_penalty(track), first_key(key), (), wrapped.init(params))
+        kept = first_memory(rules, memory, params)
+        return DecoupledState(
+            jnp.zeros((), jnp.int32), first_penalty(track), first_key(key), kept, wrapped.init(params)
+        )
 
     def update_fn(
         updates: optax.Updates, state: DecoupledState, params: optax.Params | None = None, **extra_args: Any
@@ -194,10 +237,12 @@ def decoupled(
         used_key, next_key = split_key(key, state.key)
         rate = at_count(learning_rate, state.count, name="learning_rate")
         factor = -times_strength(rate, at_count(scale, state.count, name="scale"), name="scale")
-        updates, penalty = _with_gradients(Pairs.of(updates, params), rules, factor, used_key)
+        now, pairs = rules_at(rules, state.count), Pairs.of(updates, params)
+        updates, penalty = _with_gradients(pairs, now, factor, used_key, state.memory, cautious)
         tracked = penalty.astype(jnp.float32) if track else None
         count = optax.safe_increment(state.count)
-        return updates, DecoupledState(count, tracked, next_key, state.memory, inner_state)
+        kept = next_memory(now, state.memory, params)
+        return updates, DecoupledState(count, tracked, next_key, kept, inner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -205,19 +250,29 @@ def decoupled(
 def _check_function(rules: Any) -> None:
     if not callable(rules) or isinstance(rules, type):
         raise TypeError(f"`rules` must be a function from a tree to a scalar, got {describe(rules)}")
+    if isinstance(rules, Rules):
+        rules.check_penalties()
 
 
 def _with_gradients(
-    pairs: Pairs, rules: Callable[..., jax.Array], factor: jax.Array, key: jax.Array | None
+    pairs: Pairs,
+    rules: Callable[..., jax.Array],
+    factor: jax.Array,
+    key: jax.Array | None,
+    memory: Any,
+    cautious: bool,
 ) -> tuple[optax.Updates, jax.Array]:
-    """Returns the updates plus `factor` times the gradient of the rules, and the penalty. Updates keep their dtypes."""
-    with_key = {} if key is None else {"key": key}
+    """Returns the updates plus `factor` times the gradient of the rules, and the penalty. Updates keep their dtypes.
+
+    Where it is `cautious`, what points against the update is left out for each weight.
+    """
+    given = ({} if key is None else {"key": key}) | ({} if is_nothing(memory) else {"memory": memory})
 
     def penalty_of(*values: jax.Array) -> jax.Array:
         leaves = list(pairs.params)
         for i, value in zip(pairs.chosen, values, strict=True):
             leaves[i] = value
-        return checked_penalty(rules(pairs.treedef.unflatten(leaves), **with_key), of="`rules`")
+        return checked_penalty(rules(pairs.treedef.unflatten(leaves), **given), of="`rules`")
 
     values = [jnp.asarray(pairs.params[i]) for i in pairs.chosen]
     penalty, gradients = _value_and_gradients(penalty_of, values, factor)
@@ -226,7 +281,13 @@ def _with_gradients(
         if gradient is not None:
             update = jnp.asarray(pairs.updates[i])
             if jnp.iscomplexobj(gradient):
+                if cautious:
+                    raise TypeError(f"`cautious` is for real parameters, got {describe(value)}")
                 gradient = gradient.conj()  # JAX has the conjugate of the gradient that optax takes
+            if cautious:
+                # `factor` is negative where updates are steps, so both point the same way where the signs agree.
+                agrees = jnp.sign(update).astype(gradient.dtype) * jnp.sign(gradient)
+                gradient = jnp.where(agrees < 0, jnp.zeros_like(gradient), gradient)
             changed[i] = divided_alike(update + gradient.astype(update.dtype), value)
     return pairs.rebuilt(changed), penalty
 

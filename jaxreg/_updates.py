@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.tree_util import keystr, tree_flatten_with_path
 
-from jaxreg._checks import as_real, check_single, checked_scalar, describe, is_float_array, is_inexact_array
+from jaxreg._checks import describe, is_float_array, is_inexact_array
 from jaxreg._paths import is_box, is_masked, leaves_with_paths
+from jaxreg._rules import Rules
 
 
 class Pairs(NamedTuple):
@@ -84,17 +84,6 @@ def check_call(updates: Any, state: Any, params: Any, kind: type) -> None:
     Pairs.of(updates, params, examples=True)
 
 
-def at_count(value: Any, count: jax.Array, *, name: str) -> jax.Array:
-    """Returns a number, or a schedule at `count`, as a scalar."""
-    if callable(value):
-        value = value(count)
-        if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
-            value = checked_scalar(value, name=name)
-    value = as_real(value, name=name)
-    check_single(value, name=name)
-    return value
-
-
 def check_optimizer(inner: Any) -> None:
     if not callable(getattr(inner, "init", None)) or not callable(getattr(inner, "update", None)):
         raise TypeError(f"`inner` must be an optax transformation, such as optax.adam(1e-3), got {describe(inner)}")
@@ -103,6 +92,33 @@ def check_optimizer(inner: Any) -> None:
 def first_penalty(track: bool) -> jax.Array | None:
     """Returns the penalty in a state before the first update."""
     return jnp.zeros((), jnp.float32) if track else None
+
+
+def check_memory(rules: Any, memory: Any) -> None:
+    """Raises an error for a memory that no rule would take."""
+    if memory is None:
+        return
+    if not isinstance(rules, Rules):
+        raise TypeError(f"`memory` must be None where `rules` is a function, got {type(memory).__name__}")
+    if not rules.has_memory:
+        raise ValueError("`memory` must be None, because no rule keeps anything")
+
+
+def first_memory(rules: Any, memory: Any, params: Any) -> Any:
+    """Returns the memory of a state: that which was given, as a copy in the structure of the parameters, or its own."""
+    if not isinstance(rules, Rules):
+        return ()
+    return rules.init(params) if memory is None else rules.fitted_memory(params, memory)
+
+
+def next_memory(rules: Any, memory: Any, params: Any) -> Any:
+    """Returns the memory of the next state, renewed from the parameters that this update met."""
+    return rules.updated(params, memory) if isinstance(rules, Rules) else memory
+
+
+def rules_at(rules: Any, count: jax.Array) -> Any:
+    """Returns rules with the values of their schedules at a count. A function is returned as it is."""
+    return rules.at(count) if isinstance(rules, Rules) and rules.has_schedule else rules
 
 
 def first_key(key: jax.Array | None) -> jax.Array | None:

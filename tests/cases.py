@@ -619,3 +619,233 @@ REGULARIZERS = tuple(made for case in CASES if case.regularizer is not None for 
 # One of each layout of each row, and one of each row.
 MAKERS = tuple({(m.case, m.variant.layout.shape, str(m.variant.layout.options)): m for m in REGULARIZERS}.values())
 MADE = tuple({m.case: m for m in reversed(REGULARIZERS)}.values())[::-1]
+
+
+# Constraints: the rows that inherit the laws of projections.
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Kept:
+    """A row: a constraint, and its set in NumPy.
+
+    Attributes:
+      name: what the tests call the row.
+      make: the constraint, of its numbers by name and of the options of a layout.
+      into: a function of a batch of points, a layout and the numbers, that brings points into the set in any way.
+      outside: how far a point is outside of the set, in the unit of the weights, from the same.
+      numbers: the numbers of the constraint, which may be traced.
+      layouts: the shapes, with the axes that a group or a matrix has.
+    """
+
+    name: str
+    make: Callable
+    into: Callable
+    outside: Callable
+    numbers: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    layouts: tuple = GROUPS
+    # The flags. Each says what holds for the row.
+    convex: bool = True
+    exact: bool = False  # the projected weights are exact, and not only to the rounding of a norm
+    memory: Callable | None = None  # an array at the start, from the shape
+    decomposes: bool = False  # a decomposition rounds more
+    above: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    zero_stays: bool = True  # an array of zeros stays what it is
+    spreads: bool = True  # a NaN shows also in other weights of its group
+    count: Callable | None = None  # how many zeros there are exactly, from the shape and the numbers
+
+    def __str__(self):
+        return self.name
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class KeptAt:
+    """A constraint at one layout."""
+
+    case: Kept
+    layout: Layout
+
+    def __str__(self):
+        return f"{self.case.name}-{self.layout.shape}-{dict(self.layout.options)}"
+
+    @property
+    def shape(self):
+        return self.layout.shape
+
+    def make(self, **numbers):
+        return self.case.make(**(dict(self.case.numbers) | numbers), **self.layout.options)
+
+    def memory(self, shape=None):
+        """The array that the memory is made of, or None."""
+        return None if self.case.memory is None else self.case.memory(self.shape if shape is None else shape)
+
+    def project(self, x, **numbers):
+        constraint = self.make(**numbers)
+        start = self.memory(np.shape(x))
+        return constraint(x) if start is None else constraint(x, memory=constraint.init(jnp.asarray(start, x.dtype)))
+
+    def into(self, points, **numbers):
+        return self.case.into(np.asarray(points, np.float64), self.layout, **(dict(self.case.numbers) | numbers))
+
+    def outside(self, y, **numbers):
+        points = np.asarray(y, np.float64)[None]
+        return float(self.case.outside(points, self.layout, **(dict(self.case.numbers) | numbers))[0])
+
+
+def start_of(shape):
+    """An array at the start, with zeros in it."""
+    values = 1.7 * np.sin(np.arange(np.prod(shape, dtype=int)) * 2.1 + 0.5).reshape(shape)
+    return np.where(np.abs(values) < 0.6, 0.0, values).astype(np.float32)
+
+
+WITHOUT_SMALL = tuple(layout for layout in GROUPS if layout.shape != (5,))
+VECTORS = (*weights((3, 4), (7,)), Layout((2, 3, 4), {"batch_axis": 0}))
+BLOCKS = (
+    Layout((8, 3), {}, {"axis": 0}),
+    Layout((3, 4), {"axis": -1}, {"axis": 1}),
+    Layout((2, 1, 8, 3), {}, {"axis": 2}),
+)
+
+KEPT = (
+    Kept(
+        "non_neg",
+        jaxreg.constraints.NonNeg,
+        ref.into_box(0.0),
+        ref.outside_box(0.0),
+        layouts=WEIGHTS,
+        exact=True,
+        spreads=False,
+    ),
+    Kept(
+        "box",
+        jaxreg.constraints.Box,
+        ref.into_box(),
+        ref.outside_box(),
+        numbers={"lower": -0.3, "upper": 1.1},
+        layouts=WEIGHTS,
+        exact=True,
+        spreads=False,
+        above={"lower": -np.inf, "upper": -np.inf},
+    ),
+    Kept(
+        "max_norm",
+        jaxreg.constraints.MaxNorm,
+        ref.into_norms(lambda norm, max_value: np.minimum(norm, max_value)),
+        ref.outside_norms(lambda norm, max_value: np.minimum(norm, max_value)),
+        numbers={"max_value": 1.3},
+    ),
+    Kept(
+        "unit_norm",
+        jaxreg.constraints.UnitNorm,
+        ref.into_norms(lambda norm, radius: radius),
+        ref.outside_norms(lambda norm, radius: radius),
+        numbers={"radius": 0.7},
+        convex=False,
+        above={"radius": 0.0},
+    ),
+    Kept(
+        "min_max_norm",
+        jaxreg.constraints.MinMaxNorm,
+        ref.into_norms(lambda norm, min_value, max_value: np.clip(norm, min_value, max_value)),
+        ref.outside_norms(lambda norm, min_value, max_value: np.clip(norm, min_value, max_value)),
+        numbers={"min_value": 0.9, "max_value": 1.4},
+        convex=False,
+    ),
+    Kept(
+        "keep_norm",
+        jaxreg.constraints.KeepNorm,
+        ref.into_norms(None, start=start_of),
+        ref.outside_norms(None, start=start_of),
+        convex=False,
+        memory=start_of,
+    ),
+    Kept(
+        "simplex",
+        jaxreg.constraints.Simplex,
+        ref.into_simplex,
+        ref.outside_simplex,
+        numbers={"radius": 1.3},
+        zero_stays=False,
+        above={"radius": 0.0},
+    ),
+    Kept("l1_ball", jaxreg.constraints.L1Ball, ref.into_l1_ball, ref.outside_l1_ball, numbers={"radius": 1.3}),
+    Kept(
+        "spectral_norm",
+        jaxreg.constraints.SpectralNorm,
+        ref.into_values(lambda s, max_value: np.minimum(s, max_value)),
+        ref.outside_values(lambda s, max_value: np.minimum(s, max_value)),
+        numbers={"max_value": 1.3},
+        layouts=all_matrices((1, 4)),
+        decomposes=True,
+    ),
+    Kept(
+        "orthonormal",
+        jaxreg.constraints.Orthonormal,
+        ref.into_values(lambda s: np.ones_like(s)),
+        ref.outside_values(lambda s: np.ones_like(s)),
+        layouts=all_matrices((1, 4)),
+        convex=False,
+        decomposes=True,
+        zero_stays=False,
+    ),
+    Kept(
+        "max_rank",
+        functools.partial(jaxreg.constraints.MaxRank, 1),
+        ref.into_values(lambda s: np.where(np.arange(s.shape[-1]) < 1, s, 0)),
+        ref.outside_values(lambda s: np.where(np.arange(s.shape[-1]) < 1, s, 0)),
+        layouts=all_matrices((1, 4)),
+        convex=False,
+        decomposes=True,
+    ),
+    Kept(
+        "sparsity",
+        jaxreg.constraints.Sparsity,
+        ref.into_sparse,
+        ref.outside_sparse,
+        numbers={"fraction": 0.6},
+        layouts=VECTORS,
+        convex=False,
+        exact=True,
+        spreads=False,
+        count=ref.zeros_of_sparse,
+    ),
+    Kept(
+        "group_sparsity",
+        jaxreg.constraints.GroupSparsity,
+        ref.into_group_sparse,
+        ref.outside_group_sparse,
+        numbers={"fraction": 0.6},
+        layouts=(
+            Layout((3, 4), {}, {"within": (0,), "groups": (1,)}),
+            Layout((3, 4), {"group_axis": 0}, {"within": (1,), "groups": (0,)}),
+            Layout((2, 1, 3, 4), {"group_axis": -2}, {"within": (0, 1, 3), "groups": (2,)}),
+            Layout((2, 4, 3), {"batch_axis": 0}, {"within": (1,), "groups": (2,)}),
+        ),
+        convex=False,
+        exact=True,
+        spreads=False,
+        count=ref.zeros_of_group_sparse,
+    ),
+    Kept(
+        "n_of_m",
+        functools.partial(jaxreg.constraints.NM, 2, 4),
+        ref.into_blocks,
+        ref.outside_blocks,
+        layouts=BLOCKS,
+        convex=False,
+        exact=True,
+        spreads=False,
+        count=lambda shape, layout: np.prod(shape, dtype=int) // 2,
+    ),
+    Kept(
+        "keep_zeros",
+        jaxreg.constraints.KeepZeros,
+        ref.into_mask(start_of),
+        ref.outside_mask(start_of),
+        layouts=WEIGHTS,
+        exact=True,
+        spreads=False,
+        memory=start_of,
+    ),
+)
+CONSTRAINTS = tuple(KeptAt(case, layout) for case in KEPT for layout in case.layouts)
+EACH_CONSTRAINT = tuple(KeptAt(case, case.layouts[0]) for case in KEPT)

@@ -131,3 +131,175 @@ def finite_differences(function, x, step):
     if not x.size:
         return np.zeros_like(x)
     return ((function(ahead) - function(behind)) / spans).reshape(x.shape)
+
+
+# Sets, and ways into them that need not be the nearest. A batch of points lies along the first axis.
+
+
+def _matrices_of(points, layout):
+    view = layout.view
+    batch, rows, columns = ([axis + 1 for axis in view[kind]] for kind in ("batch", "rows", "columns"))
+    order = [0, *batch, *rows, *columns]
+    moved = points.transpose(order)
+    sizes = [int(np.prod([points.shape[axis] for axis in axes])) for axes in (batch, rows, columns)]
+    return moved.reshape(len(points), *sizes), moved.shape, np.argsort(order)
+
+
+def _norms_within(points, layout):
+    return np.sqrt(np.sum(points**2, axis=tuple(axis + 1 for axis in layout.view["within"]), keepdims=True))
+
+
+def _worst(distances):
+    return np.max(np.abs(distances).reshape(len(distances), -1), axis=1, initial=0.0)
+
+
+def into_box(lower=None, upper=np.inf):
+    fixed = {} if lower is None else {"lower": lower, "upper": upper}
+
+    def into(points, layout, **numbers):
+        numbers = fixed | numbers
+        return np.clip(points, numbers["lower"], numbers["upper"])
+
+    return into
+
+
+def outside_box(lower=None, upper=np.inf):
+    into = into_box(lower, upper)
+    return lambda points, layout, **numbers: _worst(points - into(points, layout, **numbers))
+
+
+def into_norms(wanted, start=None):
+    def into(points, layout, **numbers):
+        norms = _norms_within(points, layout)
+        target = (
+            _norms_within(np.asarray(start(points.shape[1:]), np.float64)[None], layout)
+            if start is not None
+            else wanted(norms, **numbers)
+        )
+        return points * np.where(norms > 0, target / np.where(norms > 0, norms, 1), 1)
+
+    return into
+
+
+def outside_norms(wanted, start=None):
+    into = into_norms(wanted, start)
+
+    def outside(points, layout, **numbers):
+        return _worst(_norms_within(points, layout) - _norms_within(into(points, layout, **numbers), layout))
+
+    return outside
+
+
+def _axes_within(layout):
+    return tuple(axis + 1 for axis in layout.view["within"])
+
+
+def into_simplex(points, layout, radius):
+    axes = _axes_within(layout)
+    sizes = np.maximum(points, 0)
+    empty = np.sum(sizes, axis=axes, keepdims=True) == 0
+    sizes = np.where(empty, 1.0, sizes)
+    return radius * sizes / np.sum(sizes, axis=axes, keepdims=True)
+
+
+def outside_simplex(points, layout, radius):
+    sums = np.sum(points, axis=_axes_within(layout), keepdims=True)
+    return np.maximum(_worst(sums - radius), _worst(np.minimum(points, 0)))
+
+
+def into_l1_ball(points, layout, radius):
+    sums = np.sum(np.abs(points), axis=_axes_within(layout), keepdims=True)
+    return points * np.minimum(1, radius / np.maximum(sums, 1e-300))
+
+
+def outside_l1_ball(points, layout, radius):
+    sums = np.sum(np.abs(points), axis=_axes_within(layout), keepdims=True)
+    return _worst(np.maximum(sums - radius, 0))
+
+
+def into_values(function):
+    def into(points, layout, **numbers):
+        seen, shape, back = _matrices_of(points, layout)
+        u, s, vt = np.linalg.svd(seen, full_matrices=False)
+        return (u * function(s, **numbers)[..., None, :] @ vt).reshape(shape).transpose(back)
+
+    return into
+
+
+def outside_values(function):
+    def outside(points, layout, **numbers):
+        s = np.linalg.svd(_matrices_of(points, layout)[0], compute_uv=False)
+        return _worst(s - function(s, **numbers))
+
+    return outside
+
+
+def _rows_of_batch(points, layout):
+    """Each array of a batch as a row, and its shape."""
+    kept = 2 if "batch_axis" in layout.options else 1
+    return points.reshape(*points.shape[:kept], -1)
+
+
+def zeros_of_sparse(shape, layout, fraction):
+    batch = shape[0] if "batch_axis" in layout.options else 1
+    return batch * round(fraction * (np.prod(shape, dtype=int) // batch))
+
+
+def into_sparse(points, layout, fraction):
+    rows = _rows_of_batch(points, layout)
+    order = np.argsort(np.argsort(np.abs(rows), axis=-1, kind="stable"), axis=-1)
+    return np.where(order < round(fraction * rows.shape[-1]), 0, rows).reshape(points.shape)
+
+
+def outside_sparse(points, layout, fraction):
+    rows = _rows_of_batch(points, layout)
+    missing = round(fraction * rows.shape[-1]) - np.sum(rows == 0, axis=-1)
+    return _worst(np.maximum(missing, 0))
+
+
+def _groups_of(points, layout):
+    """The norms of the groups of each array of a batch, as rows."""
+    norms = _norms_within(points, layout)
+    return norms, tuple(axis + 1 for axis in layout.view["groups"])
+
+
+def zeros_of_group_sparse(shape, layout, fraction):
+    within = np.prod([shape[axis] for axis in layout.view["within"]], dtype=int)
+    groups = np.prod([shape[axis] for axis in layout.view["groups"]], dtype=int)
+    return round(fraction * groups) * within * (np.prod(shape, dtype=int) // within // groups)
+
+
+def into_group_sparse(points, layout, fraction):
+    norms, (axis,) = _groups_of(points, layout)
+    order = np.argsort(np.argsort(norms, axis=axis, kind="stable"), axis=axis)
+    return np.where(order < round(fraction * norms.shape[axis]), 0, points)
+
+
+def outside_group_sparse(points, layout, fraction):
+    norms, (axis,) = _groups_of(points, layout)
+    return _worst(np.maximum(round(fraction * norms.shape[axis]) - np.sum(norms == 0, axis=axis), 0))
+
+
+def _blocks_of(points, layout):
+    axis = layout.view["axis"] + 1
+    moved = np.moveaxis(points, axis, -1)
+    return moved.reshape(*moved.shape[:-1], -1, 4), moved.shape, axis
+
+
+def into_blocks(points, layout):
+    blocks, shape, axis = _blocks_of(points, layout)
+    order = np.argsort(np.argsort(-np.abs(blocks), axis=-1, kind="stable"), axis=-1)
+    return np.moveaxis(np.where(order < 2, blocks, 0).reshape(shape), -1, axis)
+
+
+def outside_blocks(points, layout):
+    blocks, _, _ = _blocks_of(points, layout)
+    return _worst(np.maximum(np.sum(blocks != 0, axis=-1) - 2, 0))
+
+
+def into_mask(start):
+    return lambda points, layout: np.where(start(points.shape[1:]) != 0, points, 0)
+
+
+def outside_mask(start):
+    return lambda points, layout: _worst(np.where(start(points.shape[1:]) != 0, 0, points))

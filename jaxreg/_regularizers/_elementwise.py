@@ -3,10 +3,15 @@
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 
 from jaxreg import penalties, prox
+from jaxreg._checks import describe
+from jaxreg._evaluate import fitting
+from jaxreg._fields import number, strength
 from jaxreg._names import public
-from jaxreg._regularizers._shipped import Shipped, number, strength
+from jaxreg._numerics import as_floats
+from jaxreg._regularizers._shipped import Shipped
 
 
 @public
@@ -218,6 +223,9 @@ class Huber(Shipped):
 
     _penalty, _prox, has_metric_prox = penalties.huber, prox.huber, True
 
+    def _is_separable(self) -> bool:
+        return True
+
 
 @public
 class MCP(Shipped):
@@ -310,3 +318,68 @@ class LogSum(Shipped):
     epsilon: Any = number(1.0, above=0.0)
 
     _penalty, _prox, has_metric_prox = penalties.log_sum, prox.log_sum, True
+
+
+@public
+class Anchor(Shipped):
+    """Half the squared distance from reference weights, ½ · factor · Σ F(x − w₀)².
+
+    It pulls weights to where they were. The references w₀ are kept as memory: by default the values at `init`, which
+    is L2-Init, for networks that must stay able to learn. With `memory=rules.init(pretrained)` it is L2-SP, for
+    fine-tuning. With `memory=rules.init(pretrained, importance=fisher)` it is elastic weight consolidation (EWC), for
+    learning a task without forgetting another one: `jaxreg.diagnostics.fisher_diagonal` measures F. Without importance
+    F is 1.
+
+    The array has any shape and a real floating-point dtype. The penalty is a scalar in at least float32, and the
+    gradient and the prox have the dtype of the array. The memory is w₀, or the pair (w₀, F), in the shape of the array.
+    The transforms take it as `memory=` and keep it in their state, and so does `rules(params, memory=...)` in a loss.
+    For a single array, `regularizer.init(x)` makes it. The gradient is factor · F(x − w₀), and nothing flows to the
+    memory. The prox with step η is (x + η · factor · F · w₀)/(1 + η · factor · F).
+
+    Args:
+      factor: the strength, a number >= 0 or an array.
+
+    Raises:
+      TypeError, ValueError: `factor` is not a finite number >= 0. When called: `memory` is missing or has another
+        shape. On `init`: `importance` has another shape.
+
+    >>> anchor = jaxreg.Anchor(0.5)
+    >>> memory = anchor.init(jnp.array([1.0, 2.0]))
+    >>> float(anchor(jnp.array([1.0, 4.0]), memory=memory))
+    1.0
+
+    Source: Kirkpatrick et al., Overcoming catastrophic forgetting in neural networks, 2017, for EWC; Li, Grandvalet and
+    Davoine, Explicit inductive bias for transfer learning with convolutional networks, 2018, for L2-SP; Kumar, Marklund
+    and Van Roy, Maintaining plasticity in continual learning via regenerative regularization, 2023, for L2-Init.
+    """
+
+    factor: Any = strength(0.01)
+
+    _penalty, _prox, has_metric_prox = penalties.anchor, prox.anchor, True
+
+    def init(self, x: jax.Array, *, importance: Any = None) -> Any:
+        reference = as_floats(x)
+        if importance is None:
+            return reference
+        if jnp.shape(importance) != reference.shape:
+            raise ValueError(
+                f"`importance` must have the shape of the array, {describe(reference)}, got {describe(importance)}"
+            )
+        return reference, as_floats(importance)
+
+    def __call__(self, x: jax.Array, *, memory: Any = None) -> jax.Array:
+        return self._scaled(penalties.anchor(x, **_remembered(memory, x)))
+
+    def prox(self, x: jax.Array, step: Any, *, memory: Any = None) -> jax.Array:
+        return prox.anchor(x, self._step(step), **_remembered(memory, x))
+
+    def _is_separable(self) -> bool:
+        return True
+
+
+def _remembered(memory: Any, x: jax.Array) -> dict[str, Any]:
+    """Returns the target of an anchor, and its importance if it has one."""
+    if isinstance(memory, tuple | list) and len(memory) == 2:
+        target, fisher = memory
+        return {"target": fitting(target, x, "the reference from `init`"), "fisher": fitting(fisher, x, "importance")}
+    return {"target": fitting(memory, x, "the reference from `init`, or it and its importance")}

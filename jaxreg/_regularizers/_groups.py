@@ -3,9 +3,10 @@
 from typing import Any
 
 from jaxreg import penalties, prox
+from jaxreg._fields import axes, number, static, strength
 from jaxreg._matrix import Axes
 from jaxreg._names import public
-from jaxreg._regularizers._shipped import Shipped, axes, number, static, strength
+from jaxreg._regularizers._shipped import Shipped
 
 
 @public

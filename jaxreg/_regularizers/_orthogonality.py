@@ -6,10 +6,11 @@ import jax
 
 from jaxreg import penalties
 from jaxreg._angles import check_sample
+from jaxreg._fields import axes, static, strength
 from jaxreg._matrix import Axes, Mode, check_mode
 from jaxreg._names import public
 from jaxreg._plans import Precision, check_precision
-from jaxreg._regularizers._shipped import Shipped, axes, static, strength
+from jaxreg._regularizers._shipped import Shipped
 
 
 class _OfAngles(Shipped):

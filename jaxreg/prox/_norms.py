@@ -29,7 +29,7 @@ def linf(x: ArrayLike, step: ArrayLike) -> jax.Array:
     """
     wide = as_wide(x)
     step = checked_step(step, wide, for_each=False)
-    level = _cut_level(jnp.abs(wide), step, everything(wide))
+    level = cut_level(jnp.abs(wide), step, everything(wide))
     return in_dtype_of(x, jnp.clip(wide, -level, level))
 
 
@@ -67,11 +67,11 @@ def _mapped(g: Map, x: ArrayLike, step: ArrayLike, out_axis: Axes, batch_axis: A
 
 
 def _cut(s: jax.Array, step: jax.Array) -> jax.Array:
-    return jnp.minimum(s, _cut_level(s, step, Over((0,))))
+    return jnp.minimum(s, cut_level(s, step, Over((0,))))
 
 
 @functools.partial(jax.jit, static_argnames="over")
-def _cut_level(sizes: jax.Array, step: jax.Array, over: Over) -> jax.Array:
+def cut_level(sizes: jax.Array, step: jax.Array, over: Over) -> jax.Array:
     """Returns the level θ >= 0 with Σ(sizes − θ)₊ = step, and 0 where there is none, kept with the axes of `over`.
 
     For a set of sizes, (Σ sizes − step)/count is the level if exactly these lie above it. It rises as those below it

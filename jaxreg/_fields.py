@@ -1,0 +1,92 @@
+"""The kinds of the fields of what jaxreg ships, and their checks."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+
+from jaxreg._checks import check_bool, checked_bound, checked_number, checked_schedule, is_schedule
+from jaxreg._matrix import checked_axes, groups_in, matrices_in
+from jaxreg._term import unresolved
+
+_NUMBERS = ("strength", "number", "bound")
+
+
+def strength(default: float, *, unset: float | None = None) -> Any:
+    """A field for the number >= 0 that multiplies a penalty. None becomes `unset` where that is given."""
+    return dataclasses.field(default=default, metadata={"kind": "strength", "unset": unset})
+
+
+def number(
+    default: float,
+    *,
+    above: float | None = None,
+    most: float | None = None,
+    unset: float | None = None,
+    kw_only: bool = True,
+) -> Any:
+    """A field for a number that is an option: >= 0, or greater than `above`, and at most `most`."""
+    metadata = {"kind": "number", "above": above, "most": most, "unset": unset}
+    return dataclasses.field(default=default, kw_only=kw_only, metadata=metadata)
+
+
+def bound() -> Any:
+    """A field for a number of either sign, which may be infinite."""
+    return dataclasses.field(metadata={"kind": "bound"})
+
+
+def axes(default: int | tuple[int, ...], *, kw_only: bool = True) -> Any:
+    """A static field for an axis, or several."""
+    return dataclasses.field(default=default, kw_only=kw_only, metadata={"static": True, "kind": "axes"})
+
+
+def static(default: Any, *, kw_only: bool = True) -> Any:
+    """A static field. One whose default is a bool must be a bool."""
+    return dataclasses.field(default=default, kw_only=kw_only, metadata={"static": True, "kind": "static"})
+
+
+class Fields:
+    """What terms have in common whose fields are of these kinds, and whose maths can work on shards."""
+
+    _takes_shards: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]  # its subclasses are dataclasses
+            value, kind, data = getattr(self, field.name), field.metadata["kind"], field.metadata
+            if kind in _NUMBERS and is_schedule(value):
+                value = checked_schedule(value, name=field.name)
+            elif kind == "bound":
+                value = checked_bound(value, name=field.name)
+            elif kind in _NUMBERS:
+                limits = {"above": data.get("above"), "most": data.get("most")}
+                value = checked_number(value, name=field.name, unset=data["unset"], **limits)
+            elif kind == "axes":
+                value = checked_axes(value, name=field.name)
+            elif isinstance(field.default, bool):
+                check_bool(value, name=field.name)
+            object.__setattr__(self, field.name, value)
+
+    def _of_kind(self, *kinds: str) -> list[str]:
+        """Returns the names of the fields of some kinds."""
+        return [f.name for f in dataclasses.fields(self) if f.metadata["kind"] in kinds]  # type: ignore[arg-type]
+
+    def _schedules(self) -> tuple[str, ...]:
+        return tuple(name for name in self._of_kind(*_NUMBERS) if is_schedule(getattr(self, name)))
+
+    def _number(self, name: str) -> Any:
+        """Returns a number, which must not be a schedule."""
+        value = getattr(self, name)
+        if is_schedule(value):
+            raise unresolved(type(self).__name__, name, value)
+        return value
+
+    def _options(self) -> dict[str, Any]:
+        """Returns all fields but the strength. Numbers become arrays: `__init__` has checked them."""
+        numbers = {name: jnp.asarray(self._number(name)) for name in self._of_kind("number", "bound")}
+        return numbers | {name: getattr(self, name) for name in self._of_kind("axes", "static")}
+
+    def _seen(self, x: Any) -> str:
+        named = self._of_kind("axes")
+        if "group_axis" in named:
+            return groups_in(x, self.group_axis, self.batch_axis)  # type: ignore[attr-defined]
+        return matrices_in(x, self.out_axis, self.batch_axis) if "out_axis" in named else ""  # type: ignore[attr-defined]

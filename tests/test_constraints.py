@@ -1,0 +1,381 @@
+"""The laws of projections, over the table of cases."""
+
+import functools
+import itertools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import CONSTRAINTS, EACH_CONSTRAINT, KEPT
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from test_shards import AUTO, PLACES, crossed, divisible, in_shards, within
+
+import jaxreg
+from jaxreg import Rules, constraints
+
+SCALES = (0.02, 0.3, 1.5, 8.0)
+
+
+def over(subjects, condition=lambda case: True):
+    chosen = [s for s in subjects if condition(s.case)]
+    assert chosen
+    return pytest.mark.parametrize("case", chosen, ids=str)
+
+
+def sample(shape, seed=0, scale=1.5, dtype=np.float32):
+    return np.random.default_rng([seed, *shape]).normal(size=shape, scale=scale).astype(dtype)
+
+
+@functools.cache
+def compiled(case):
+    return jax.jit(case.project)
+
+
+def tolerance(case, x):
+    """How far the projected point may be off: the rounding of a norm, or of a decomposition."""
+    return (3e-5 if case.case.decomposes else 3e-6) * max(1.0, float(np.abs(x).max(initial=0)))
+
+
+def nearby(case, x, y, count):
+    """Points of the set at all distances from y, made without the code under test."""
+    rng = np.random.default_rng([count, *y.shape])
+    reach = 10 ** rng.uniform(-5, 1, (count, *[1] * y.ndim))
+    noise = reach * rng.normal(size=(count, *y.shape)) * (rng.uniform(size=(count, *y.shape)) < 0.7)
+    return np.concatenate([case.into(y + noise), case.into(x + noise), case.into(noise), case.into(x[None])])
+
+
+@over(CONSTRAINTS)
+def test_a_projection_is_the_nearest_point_of_the_set(case):
+    for seed, scale in enumerate(SCALES):
+        x = sample(case.shape, seed, scale)
+        y = np.asarray(compiled(case)(x), np.float64)
+        assert case.outside(y) <= tolerance(case, x)
+        points = nearby(case, x, y, 3_000)
+        distances = np.sqrt(np.sum((points - x).reshape(len(points), -1) ** 2, axis=1))
+        assert np.linalg.norm(y - x) <= distances.min() + tolerance(case, x) * np.sqrt(x.size)
+
+
+@over(CONSTRAINTS, lambda case: case.convex)
+def test_a_projection_on_a_convex_set_is_nonexpansive(case):
+    rng = np.random.default_rng(0)
+    for seed, scale in enumerate(SCALES):
+        x = sample(case.shape, seed, scale)
+        y = x + (10 ** rng.uniform(-3, 0.5) * rng.normal(size=x.shape)).astype(np.float32)
+        moved = np.linalg.norm(compiled(case)(x) - compiled(case)(y))
+        assert moved <= np.linalg.norm(np.float64(x) - y) * (1 + 1e-5) + tolerance(case, x)
+
+
+def bits(x):
+    x = np.asarray(x)
+    return x.view({2: np.uint16, 4: np.uint32, 8: np.uint64}[x.dtype.itemsize])
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16], ids=str)
+@over(CONSTRAINTS)
+def test_what_lies_in_the_set_keeps_every_bit(case, dtype):
+    """Also after ten thousand times, where Keras shrinks what lies inside."""
+    for seed, scale in enumerate(SCALES):
+        x = jnp.asarray(sample(case.shape, seed, scale), dtype)
+        y = case.project(x)
+        assert y.dtype == dtype and y.shape == x.shape
+        again = jax.jit(
+            lambda y: jax.lax.fori_loop(0, 100 if case.case.decomposes else 10_000, lambda _, z: case.project(z), y)
+        )(y)
+        np.testing.assert_array_equal(bits(again), bits(y))
+
+
+@over(CONSTRAINTS, lambda case: not case.decomposes)
+def test_points_inside_made_by_numpy_keep_every_bit(case):
+    for seed, scale in enumerate(SCALES):
+        inside = case.into(sample(case.shape, seed, scale)[None])[0].astype(np.float32)
+        kept = bits(compiled(case)(inside)) == bits(inside)
+        assert kept.all()
+
+
+def test_points_inside_at_the_edge_of_rounding():
+    """4 units in the last place of the bound count as inside, and a hundred do not."""
+    for bound in (1.0, 0.7, 1.9999999, 3e4, 2e-5):
+        bound = np.float32(bound)
+        unit = np.spacing(bound)
+        for steps, is_inside in ((-4, True), (0, True), (4, True), (100, False)):
+            x = np.array([[np.float64(bound) + steps * np.float64(unit)]], np.float32)
+            assert (constraints.MaxNorm(bound)(x) == x).all() == is_inside
+            assert (constraints.L1Ball(bound)(x) == x).all() == is_inside
+            assert (constraints.UnitNorm(bound)(x) == x).all() == is_inside
+            assert (constraints.SpectralNorm(bound)(x) == x).all() == is_inside
+
+
+@over(CONSTRAINTS)
+def test_transforms_agree(case):
+    x = jnp.asarray(sample(case.shape))
+    y = compiled(case)(x)
+    near = functools.partial(chex.assert_trees_all_close, rtol=2e-5, atol=2e-6)
+    near(case.project(x), y)
+    near(jax.vmap(case.project)(jnp.stack([x, x]))[1], y)
+    near(jax.lax.scan(lambda _, x: (None, case.project(x)), None, x[None])[1][0], y)
+
+
+@over(CONSTRAINTS)
+def test_derivatives(case):
+    """Against differences in float64, along random directions, and in reverse."""
+    with jax.enable_x64(True):
+        for seed in (1, 2):
+            x = sample(case.shape, seed, dtype=np.float64)
+            dx, dy = sample(case.shape, seed + 10, dtype=np.float64), sample(case.shape, seed + 20, dtype=np.float64)
+            project = jax.jit(case.project)
+            change = jax.jvp(project, (x,), (dx,))[1]
+            numeric = (np.asarray(project(x + 1e-6 * dx)) - np.asarray(project(x - 1e-6 * dx))) / 2e-6
+            np.testing.assert_allclose(change, numeric, rtol=1e-5, atol=1e-6)
+            back = jax.vjp(project, x)[1](jnp.asarray(dy))[0]
+            np.testing.assert_allclose(np.sum(back * dx), np.sum(change * dy), rtol=1e-8, atol=1e-8)
+            if x.size <= 12:
+                for derivative in (jax.jacfwd(case.project), jax.hessian(lambda x: jnp.sum(case.project(x) ** 2))):
+                    assert np.isfinite(derivative(x)).all()
+
+
+@over(CONSTRAINTS)
+def test_awkward_points(case):
+    """Zeros, equal weights and zero groups have finite values and derivatives."""
+    for x in (np.zeros(case.shape), np.ones(case.shape), -np.ones(case.shape)):
+        x = jnp.asarray(x, jnp.float32)
+        y = case.project(x)
+        assert jnp.isfinite(y).all()
+        if not case.case.decomposes:
+            assert jnp.isfinite(jax.grad(lambda x: jnp.sum(case.project(x) * 3))(x)).all()
+        if case.case.zero_stays and not x.any() and case.outside(x) == 0:
+            assert not y.any()
+    empty = jnp.zeros((0, *case.shape[1:]) if case.shape else (0,))
+    if case.case.name != "keep_zeros" and len(case.shape) > 1 and not case.case.decomposes:
+        assert case.project(empty).shape == empty.shape
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+@over(CONSTRAINTS, lambda case: case.numbers.keys().isdisjoint({"lower"}))
+def test_all_magnitudes(case, scale):
+    """Where the answer fits in float32 it is right: norms neither overflow nor vanish."""
+    x = (sample(case.shape) * np.float32(scale)).astype(np.float32)
+    y = np.asarray(case.project(x), np.float64)
+    assert np.isfinite(y).all()
+    size = 1.0 if scale < 1 else scale
+    # A bound of about 1 beside weights of 1e30 leaves nothing but the rounding of the bound.
+    assert case.outside(y) <= (3e-5 if case.case.decomposes else 1e-5) * (1.0 if "rank" not in case.case.name else size)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@over(CONSTRAINTS)
+def test_what_is_not_finite_shows(case, bad):
+    for place in {0, int(np.prod(case.shape, dtype=int)) - 1}:
+        x = sample(case.shape).reshape(-1)
+        x[place] = bad
+        y = np.asarray(case.project(jnp.asarray(x.reshape(case.shape))))
+        assert not np.isfinite(y).all()
+        if not case.case.spreads:
+            assert (
+                np.isfinite(np.delete(y.reshape(-1), place)).all()
+                or np.isnan(bad)
+                and case.case.name == "group_sparsity"
+            )
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=str)
+@over(EACH_CONSTRAINT)
+def test_low_precision_is_float32_of_the_upcast_input(case, dtype):
+    x = jnp.asarray(sample(case.shape), dtype)
+    wide = case.project(x.astype(jnp.float32))
+    chex.assert_trees_all_close(case.project(x), wide.astype(dtype), rtol=0.02, atol=0.01)
+
+
+def test_many_weights_of_low_precision():
+    x = jnp.full((70_000,), 1.5, jnp.float16)
+    y = constraints.MaxNorm(2.0, group_axis=())(x)
+    np.testing.assert_allclose(np.linalg.norm(np.float64(y)), 2.0, rtol=5e-3)  # float16 of 0.0076
+    assert constraints.MaxNorm(400.0, group_axis=())(x)[0] == 1.5
+
+
+def test_small_norms_are_scaled_exactly():
+    """Keras's UnitNorm made 0.952 of a norm of 1e-6."""
+    x = jnp.array([[6e-7], [8e-7]])
+    np.testing.assert_allclose(constraints.UnitNorm()(x), [[0.6], [0.8]], rtol=1e-6)
+
+
+@over(EACH_CONSTRAINT, lambda case: bool(case.numbers))
+def test_numbers_may_be_anything_and_retrace_nothing(case):
+    x, traces = jnp.asarray(sample(case.shape)), []
+
+    @jax.jit
+    def project(constraint, x):
+        traces.append(None)
+        return constraint(x)
+
+    expected = case.project(x)
+    for kind in (float, np.float32, np.float64, jnp.float32):
+        numbers = {name: kind(value) for name, value in case.case.numbers.items()}
+        chex.assert_trees_all_close(case.make(**numbers)(x), expected, rtol=1e-6)
+    for factor in (1.0, 0.5, 0.25):
+        numbers = {name: jnp.float32(value * factor) for name, value in case.case.numbers.items()}
+        found = project(case.make(**numbers), x)
+        chex.assert_trees_all_close(found, case.make(**numbers)(x), rtol=1e-5, atol=1e-6)
+    assert len(traces) == 1
+    assert len(jax.tree.leaves(case.make())) == len(case.case.numbers)
+
+
+@over(EACH_CONSTRAINT, lambda case: bool(case.numbers))
+def test_bad_numbers_are_errors(case):
+    for name in case.case.numbers:
+        for bad in (np.nan, "1", True, None, 1j, jnp.zeros((2,), bool)):
+            with pytest.raises((TypeError, ValueError), match=f"`{name}`"):
+                case.make(**{name: bad})
+        if name not in ("lower", "upper"):
+            for bad in (-1.0, np.inf):
+                with pytest.raises(ValueError, match=f"`{name}`"):
+                    case.make(**{name: bad})
+        with pytest.raises(ValueError, match=f"`{name}` must be a scalar"):
+            case.make(**{name: jnp.ones(2)})(sample(case.shape))
+        if case.case.above.get(name, -1.0) == 0.0:
+            with pytest.raises(ValueError, match=f"`{name}`"):
+                case.make(**{name: 0.0})
+    with pytest.raises(TypeError, match="`x` must be a real floating-point array"):
+        case.make()(np.ones(case.shape, int))
+
+
+def test_what_cannot_be_meant_is_an_error():
+    c = constraints
+    for function, words in (
+        (lambda: c.MaxNorm(1.0, axis=0), "`group_axis`"),
+        (lambda: c.UnitNorm(axis=0), "`group_axis`"),
+        (lambda: c.Box(1.0, -1.0), "`lower` must be at most `upper`"),
+        (lambda: c.MinMaxNorm(2.0, 1.0), "`min_value` must be at most `max_value`"),
+        (lambda: c.MinMaxNorm(rate=1.5), "`rate`"),
+        (lambda: c.Sparsity(1.5), "`fraction` must be finite and >= 0 and <= 1"),
+        (lambda: c.NM(3, 2), "`n` must be at most `m`"),
+        (lambda: c.NM(2.0, 4), "`n` must be an int"),
+        (lambda: c.NM(2, 4, axis=(0, 1)), "`axis` must be an int"),
+        (lambda: c.NM()(jnp.ones((6, 2))), "a size that 4 divides, got 6"),
+        (lambda: c.NM()(jnp.ones(4)), "`axis` must lie in"),
+        (lambda: c.MaxRank(-1), "`k` must be >= 0"),
+        (lambda: c.MaxRank(1.0), "`k` must be an int"),
+        (lambda: c.SpectralNorm()(jnp.ones(3)), "rank >= 2"),
+        (lambda: c.MaxNorm(group_axis=2)(jnp.ones((2, 2))), "`group_axis` must lie in"),
+        (lambda: c.MaxNorm(batch_axis=-1)(jnp.ones((2, 2))), "must not share an axis"),
+        (lambda: c.KeepNorm()(jnp.ones((2, 2))), "`memory` must be the norms"),
+        (lambda: c.KeepNorm()(jnp.ones((2, 2)), memory=jnp.ones((1, 3))), r"of shape \(1, 2\), got float32\[1,3\]"),
+        (lambda: c.KeepZeros()(jnp.ones(2)), "`memory` must be a mask"),
+        (lambda: c.KeepZeros()(jnp.ones(2), memory=jnp.ones(2)), "a mask of bools"),
+        (lambda: c.KeepZeros()(jnp.ones(2), memory=jnp.ones(3, bool)), "of the shape of the array"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=words):
+            function()
+    with pytest.raises(TypeError, match="must not subclass MaxNorm"):
+        type("Mine", (c.MaxNorm,), {})
+
+
+@over(CONSTRAINTS, lambda case: case.count is not None)
+def test_counts_are_exact(case):
+    for seed, scale in enumerate(SCALES):
+        x = sample(case.shape, seed, scale)
+        assert np.sum(np.asarray(case.project(x)) == 0) == case.case.count(x.shape, case.layout, **case.case.numbers)
+    ties = case.project(jnp.ones(case.shape))
+    assert np.sum(np.asarray(ties) == 0) == case.case.count(case.shape, case.layout, **case.case.numbers)
+    np.testing.assert_array_equal(ties, case.into(np.ones((1, *case.shape)))[0])
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1e-4, 0.1, 0.25, 0.5, 0.9, 0.999, 1.0])
+@pytest.mark.parametrize("kind", ["normal", "ties", "few", "spread", "zeros"])
+def test_the_smallest_are_found_in_any_data(kind, fraction):
+    """Against a stable sort, for one array and for several at once, with the fraction known and traced."""
+    rng = np.random.default_rng(1)
+    x = {
+        "normal": rng.normal(size=(3, 700)),
+        "ties": rng.integers(-3, 4, (3, 700)),
+        "few": rng.normal(size=(3, 2)),
+        "spread": rng.normal(size=(3, 700)) * 10.0 ** rng.integers(-36, 30, (3, 700)),
+        "zeros": rng.normal(size=(3, 700)) * (rng.uniform(size=(3, 700)) < 0.2),
+    }[kind].astype(np.float32)
+    count = round(fraction * x.shape[1])
+    order = np.argsort(np.argsort(np.abs(x), axis=1, kind="stable"), axis=1)
+    expected = np.where(order < count, 0, x)
+    np.testing.assert_array_equal(constraints.Sparsity(fraction, batch_axis=0)(x), expected)
+    np.testing.assert_array_equal(constraints.Sparsity(jnp.float32(fraction), batch_axis=0)(x), expected)
+    np.testing.assert_array_equal(constraints.Sparsity(fraction)(x[1]), expected[1])
+    with jax.enable_x64(True):
+        np.testing.assert_array_equal(constraints.Sparsity(fraction)(np.float64(x[1])), expected[1])
+
+
+def test_no_sort_is_compiled():
+    x = jnp.ones((64, 64))
+    for constraint in (
+        constraints.Sparsity(0.9),
+        constraints.GroupSparsity(0.5),
+        constraints.L1Ball(),
+        constraints.Simplex(),
+    ):
+        text = jax.jit(constraint).lower(x).compile().as_text()
+        assert " sort(" not in text
+
+
+def test_min_max_norm_goes_a_share_of_the_way():
+    """Keras's formula, where Keras's own ε does not matter."""
+    x = sample((6, 5))
+    norms = np.sqrt(np.sum(np.float64(x) ** 2, axis=0, keepdims=True))
+    for rate in (0.0, 0.3, 1.0):
+        desired = rate * np.clip(norms, 1.0, 2.0) + (1 - rate) * norms
+        np.testing.assert_allclose(constraints.MinMaxNorm(1.0, 2.0, rate)(x), x * desired / norms, rtol=1e-6)
+
+
+# Arrays on a mesh.
+
+
+ON_MESH = [case for case in CONSTRAINTS if case.shape]
+
+
+@pytest.mark.parametrize(("case", "spec", "place"), list(crossed(ON_MESH, per_subject=1)))
+def test_sharded(case, spec, place):
+    x = sample(divisible(case.shape))
+    sharding = NamedSharding(PLACES[place][0], spec)
+    function = jax.jit(case.project)
+    with within(place):
+        found = function(jax.device_put(x, sharding))
+    np.testing.assert_allclose(found, function(x), rtol=2e-5, atol=3e-6)
+    assert found.sharding.is_equivalent_to(sharding, x.ndim)
+
+
+@pytest.mark.parametrize(
+    ("case", "spec"),
+    list(zip(EACH_CONSTRAINT, itertools.cycle([P("d"), P(None, ("d", "m")), P("m", "d"), P()]), strict=False)),
+    ids=str,
+)
+def test_rules_with_specs(case, spec):
+    x = sample((16, 24))
+    rules = Rules((r"kernel$", case.make()))
+    start = case.memory((16, 24)) if case.case.memory else np.ones((16, 24), np.float32)
+    expected = rules.prox({"kernel": x}, memory=rules.init({"kernel": jnp.asarray(start)}))["kernel"]
+    known = rules.with_specs(spec)
+
+    def step(both):
+        return known.prox({"kernel": both["x"]}, memory=known.init({"kernel": both["start"]}))["kernel"]
+
+    placed = jax.device_put({"x": x, "start": start}, NamedSharding(AUTO, spec))
+    found = in_shards(step, spec, spec)(placed)
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=3e-6)
+
+
+def test_the_table_has_every_constraint():
+    rows = {type(case.make()).__name__ for case in EACH_CONSTRAINT}
+    assert rows == set(constraints.__all__) - {"Constraint"}
+    assert len({case.name for case in KEPT}) == len(KEPT)
+
+
+@over(EACH_CONSTRAINT)
+def test_configs_and_names(case):
+    made = case.make()
+    assert jaxreg.deserialize(jaxreg.serialize(made)) == made
+    assert eval(repr(made), vars(constraints)) == made  # noqa: S307
+    assert 2.0 * made == made * 3 == made
+    name = type(made).__name__
+    if name != "Box":
+        assert jaxreg.get(name) == type(made)()
+    leaves, structure = jax.tree.flatten(made)
+    assert jax.tree.unflatten(structure, leaves) == made
