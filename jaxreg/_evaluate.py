@@ -102,6 +102,6 @@ def _whole_unless_known(term: Term, x: Any) -> Iterator[Split | None]:
 
 def fitting(memory: Any, x: Any, what: str) -> Any:
     """Returns an array of a memory, which must have the shape of the parameter."""
-    if jnp.shape(memory) != jnp.shape(x) or not hasattr(memory, "dtype"):
+    if not hasattr(memory, "dtype") or memory.shape != jnp.shape(x):
         raise ValueError(f"`memory` must be {what}, of the shape of the array, {describe(x)}, got {describe(memory)}")
     return memory

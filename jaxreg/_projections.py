@@ -88,7 +88,7 @@ def l1_ball(x: ArrayLike, *, radius: ArrayLike, group_axis: Axes, batch_axis: Ax
     over, _ = within_groups(wide, group_axis, batch_axis, False)
     radius = option(radius, wide, name="radius")
     is_inside = sum_of(jnp.abs(wide), over) <= radius + _rounding(wide, radius, over, jnp.asarray(x).dtype)
-    moved = soft(wide, cut_level(jnp.abs(wide), radius, over))
+    moved = _of_sum(soft(wide, cut_level(jnp.abs(wide), radius, over)), radius, over)
     return in_dtype_of(x, jnp.where(is_inside, wide, moved))
 
 
@@ -102,11 +102,19 @@ def simplex(x: ArrayLike, *, radius: ArrayLike, group_axis: Axes, batch_axis: Ax
     tolerance = _rounding(wide, radius, over, jnp.asarray(x).dtype)
     least = -largest(-wide, over, least=-np.inf)
     is_inside = (least >= 0) & (jnp.abs(sum_of(wide, over) - radius) <= tolerance)
-    # Weights that are further than the radius below the largest one become 0, so θ is sought among the others.
+    # Weights that are further than the radius below the largest one become 0, so θ is sought among the others. They are
+    # moved to where it is positive.
     top = jax.lax.stop_gradient(largest(wide, over, least=-np.inf))
-    near = jnp.maximum(wide - top + radius, 0)
-    moved = jnp.maximum(near - cut_level(near, radius, over), 0)
+    near = jnp.maximum(wide - top + 2 * radius, 0) + 0 * wide  # so that an infinity shows
+    level = cut_level(near, radius, over)
+    moved = _of_sum(jnp.where(near > level, near - level, 0 * (near + level)), radius, over)
     return in_dtype_of(x, jnp.where(is_inside, wide, moved))
+
+
+def _of_sum(x: jax.Array, radius: jax.Array, over: Over) -> jax.Array:
+    """Returns groups whose magnitudes add up to a radius but for rounding, which may be that of larger weights."""
+    total = jax.lax.stop_gradient(sum_of(jnp.abs(x), over))
+    return x * jnp.where(total > 0, jax.lax.stop_gradient(radius) / jnp.where(total > 0, total, 1.0), 1.0)
 
 
 def _rounding(x: jax.Array, bound: jax.Array, over: Over, dtype: Any) -> jax.Array:
@@ -123,7 +131,7 @@ def _values_at_one(s: jax.Array, unused: jax.Array) -> jax.Array:
 
 
 def _values_kept(s: jax.Array, rank: jax.Array) -> jax.Array:
-    return jnp.where(jnp.arange(len(s)) < rank, s, s * 0)
+    return jnp.where(jnp.arange(len(s), dtype=s.dtype) < rank, s, s * 0)
 
 
 def _by_bound(s: jax.Array, bound: jax.Array) -> jax.Array:

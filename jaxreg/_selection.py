@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxreg._checks import as_real
+from jaxreg._checks import as_real, describe
 from jaxreg._numerics import Over, peak, sum_of
 from jaxreg._shards import size_of, somewhere, split_of
 
@@ -23,6 +23,8 @@ def share_of(fraction: jax.Array | float, count: int) -> jax.Array | int:
     if isinstance(fraction, float | int | np.number):
         return round(float(fraction) * count)
     fraction = as_real(fraction, name="fraction")
+    if fraction.ndim:
+        raise ValueError(f"`fraction` must be a scalar, got {describe(fraction)}; map over several with `jax.vmap`")
     return jnp.clip(jnp.round(fraction * count), 0, count).astype(jnp.int32)
 
 

@@ -170,13 +170,14 @@ def outside_box(lower=None, upper=np.inf):
 
 def into_norms(wanted, start=None):
     def into(points, layout, **numbers):
+        points = np.where(_norms_within(points, layout) > 0, points, 1.0)  # any direction for groups of zeros
         norms = _norms_within(points, layout)
         target = (
             _norms_within(np.asarray(start(points.shape[1:]), np.float64)[None], layout)
             if start is not None
             else wanted(norms, **numbers)
         )
-        return points * np.where(norms > 0, target / np.where(norms > 0, norms, 1), 1)
+        return points * (target / norms)
 
     return into
 

@@ -1,5 +1,6 @@
 """The laws of projections, over the table of cases."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CONSTRAINTS, EACH_CONSTRAINT, KEPT
+from cases import CONSTRAINTS, EACH_CONSTRAINT, FEW_CONSTRAINTS, KEPT
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from test_shards import AUTO, PLACES, crossed, divisible, in_shards, within
@@ -73,17 +74,25 @@ def bits(x):
     return x.view({2: np.uint16, 4: np.uint32, 8: np.uint64}[x.dtype.itemsize])
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16], ids=str)
-@over(CONSTRAINTS)
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [(case, jnp.float32) for case in FEW_CONSTRAINTS]
+    + [(case, dtype) for case in EACH_CONSTRAINT for dtype in (jnp.bfloat16, jnp.float16)],
+    ids=str,
+)
 def test_what_lies_in_the_set_keeps_every_bit(case, dtype):
     """Also after ten thousand times, where Keras shrinks what lies inside."""
+    times = 100 if case.case.decomposes else 10_000
+
+    @jax.jit
+    def repeated(y):
+        return jax.lax.fori_loop(0, times, lambda _, z: case.project(z), y)
+
     for seed, scale in enumerate(SCALES):
         x = jnp.asarray(sample(case.shape, seed, scale), dtype)
-        y = case.project(x)
-        assert y.dtype == dtype and y.shape == x.shape
-        again = jax.jit(
-            lambda y: jax.lax.fori_loop(0, 100 if case.case.decomposes else 10_000, lambda _, z: case.project(z), y)
-        )(y)
+        y = compiled(case)(x)
+        assert (y.dtype, y.shape) == (dtype, x.shape)
+        again = repeated(y)
         np.testing.assert_array_equal(bits(again), bits(y))
 
 
@@ -97,7 +106,7 @@ def test_points_inside_made_by_numpy_keep_every_bit(case):
 
 def test_points_inside_at_the_edge_of_rounding():
     """4 units in the last place of the bound count as inside, and a hundred do not."""
-    for bound in (1.0, 0.7, 1.9999999, 3e4, 2e-5):
+    for bound in (1.0, 0.7, 1.75, 3e4, 2e-5):
         bound = np.float32(bound)
         unit = np.spacing(bound)
         for steps, is_inside in ((-4, True), (0, True), (4, True), (100, False)):
@@ -108,7 +117,7 @@ def test_points_inside_at_the_edge_of_rounding():
             assert (constraints.SpectralNorm(bound)(x) == x).all() == is_inside
 
 
-@over(CONSTRAINTS)
+@over(FEW_CONSTRAINTS)
 def test_transforms_agree(case):
     x = jnp.asarray(sample(case.shape))
     y = compiled(case)(x)
@@ -118,7 +127,7 @@ def test_transforms_agree(case):
     near(jax.lax.scan(lambda _, x: (None, case.project(x)), None, x[None])[1][0], y)
 
 
-@over(CONSTRAINTS)
+@over(FEW_CONSTRAINTS)
 def test_derivatives(case):
     """Against differences in float64, along random directions, and in reverse."""
     with jax.enable_x64(True):
@@ -136,15 +145,20 @@ def test_derivatives(case):
                     assert np.isfinite(derivative(x)).all()
 
 
-@over(CONSTRAINTS)
+@functools.cache
+def pulled_back(case):
+    return jax.jit(jax.grad(lambda x: jnp.sum(case.project(x) * 3)))
+
+
+@over(FEW_CONSTRAINTS)
 def test_awkward_points(case):
     """Zeros, equal weights and zero groups have finite values and derivatives."""
     for x in (np.zeros(case.shape), np.ones(case.shape), -np.ones(case.shape)):
         x = jnp.asarray(x, jnp.float32)
-        y = case.project(x)
+        y = compiled(case)(x)
         assert jnp.isfinite(y).all()
         if not case.case.decomposes:
-            assert jnp.isfinite(jax.grad(lambda x: jnp.sum(case.project(x) * 3))(x)).all()
+            assert jnp.isfinite(pulled_back(case)(x)).all()
         if case.case.zero_stays and not x.any() and case.outside(x) == 0:
             assert not y.any()
     empty = jnp.zeros((0, *case.shape[1:]) if case.shape else (0,))
@@ -152,31 +166,28 @@ def test_awkward_points(case):
         assert case.project(empty).shape == empty.shape
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e30])
-@over(CONSTRAINTS, lambda case: case.numbers.keys().isdisjoint({"lower"}))
-def test_all_magnitudes(case, scale):
-    """Where the answer fits in float32 it is right: norms neither overflow nor vanish."""
-    x = (sample(case.shape) * np.float32(scale)).astype(np.float32)
-    y = np.asarray(case.project(x), np.float64)
-    assert np.isfinite(y).all()
-    size = 1.0 if scale < 1 else scale
-    # A bound of about 1 beside weights of 1e30 leaves nothing but the rounding of the bound.
-    assert case.outside(y) <= (3e-5 if case.case.decomposes else 1e-5) * (1.0 if "rank" not in case.case.name else size)
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @over(CONSTRAINTS)
-def test_what_is_not_finite_shows(case, bad):
-    for place in {0, int(np.prod(case.shape, dtype=int)) - 1}:
+def test_all_magnitudes(case):
+    """Where the answer fits in float32 it is right: norms neither overflow nor vanish."""
+    for scale in (1e-30, 1e30):
+        x = (sample(case.shape) * np.float32(scale)).astype(np.float32)
+        y = np.asarray(compiled(case)(x), np.float64)
+        assert np.isfinite(y).all()
+        # The bounds are about 1. That of a rank is relative to the largest singular value.
+        size = scale if case.case.name == "max_rank" else 1.0
+        assert case.outside(y) <= (3e-5 if case.case.decomposes else 1e-5) * size
+
+
+@over(CONSTRAINTS)
+def test_what_is_not_finite_shows(case):
+    for bad, place in itertools.product((np.nan, np.inf, -np.inf), {0, int(np.prod(case.shape, dtype=int)) - 1}):
         x = sample(case.shape).reshape(-1)
         x[place] = bad
-        y = np.asarray(case.project(jnp.asarray(x.reshape(case.shape))))
+        y = np.asarray(compiled(case)(x.reshape(case.shape)))
         assert not np.isfinite(y).all()
         if not case.case.spreads:
-            assert (
-                np.isfinite(np.delete(y.reshape(-1), place)).all()
-                or np.isnan(bad)
-                and case.case.name == "group_sparsity"
+            assert np.isfinite(np.delete(y.reshape(-1), place)).all() or (
+                np.isnan(bad) and case.case.name == "group_sparsity"
             )
 
 
@@ -219,7 +230,8 @@ def test_numbers_may_be_anything_and_retrace_nothing(case):
         found = project(case.make(**numbers), x)
         chex.assert_trees_all_close(found, case.make(**numbers)(x), rtol=1e-5, atol=1e-6)
     assert len(traces) == 1
-    assert len(jax.tree.leaves(case.make())) == len(case.case.numbers)
+    kinds = [field.metadata["kind"] for field in dataclasses.fields(case.make())]
+    assert len(jax.tree.leaves(case.make())) == len([kind for kind in kinds if kind in ("number", "bound")])
 
 
 @over(EACH_CONSTRAINT, lambda case: bool(case.numbers))
@@ -276,8 +288,8 @@ def test_what_cannot_be_meant_is_an_error():
 def test_counts_are_exact(case):
     for seed, scale in enumerate(SCALES):
         x = sample(case.shape, seed, scale)
-        assert np.sum(np.asarray(case.project(x)) == 0) == case.case.count(x.shape, case.layout, **case.case.numbers)
-    ties = case.project(jnp.ones(case.shape))
+        assert np.sum(np.asarray(compiled(case)(x)) == 0) == case.case.count(x.shape, case.layout, **case.case.numbers)
+    ties = compiled(case)(jnp.ones(case.shape))
     assert np.sum(np.asarray(ties) == 0) == case.case.count(case.shape, case.layout, **case.case.numbers)
     np.testing.assert_array_equal(ties, case.into(np.ones((1, *case.shape)))[0])
 
@@ -328,7 +340,7 @@ def test_min_max_norm_goes_a_share_of_the_way():
 # Arrays on a mesh.
 
 
-ON_MESH = [case for case in CONSTRAINTS if case.shape]
+ON_MESH = [case for case in FEW_CONSTRAINTS if case.shape]
 
 
 @pytest.mark.parametrize(("case", "spec", "place"), list(crossed(ON_MESH, per_subject=1)))
@@ -372,7 +384,7 @@ def test_the_table_has_every_constraint():
 def test_configs_and_names(case):
     made = case.make()
     assert jaxreg.deserialize(jaxreg.serialize(made)) == made
-    assert eval(repr(made), vars(constraints)) == made  # noqa: S307
+    assert eval(repr(made), vars(constraints)) == made
     assert 2.0 * made == made * 3 == made
     name = type(made).__name__
     if name != "Box":

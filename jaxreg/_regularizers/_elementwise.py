@@ -3,7 +3,6 @@
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 
 from jaxreg import penalties, prox
 from jaxreg._checks import describe
@@ -361,7 +360,7 @@ class Anchor(Shipped):
         reference = as_floats(x)
         if importance is None:
             return reference
-        if jnp.shape(importance) != reference.shape:
+        if not hasattr(importance, "dtype") or importance.shape != reference.shape:
             raise ValueError(
                 f"`importance` must have the shape of the array, {describe(reference)}, got {describe(importance)}"
             )

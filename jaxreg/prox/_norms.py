@@ -97,7 +97,7 @@ def cut_level(sizes: jax.Array, step: jax.Array, over: Over) -> jax.Array:
         goes_on = (fewer > 0) & (fewer < count)
         return (jnp.where(goes_on, level, bound), fewer, jnp.where(goes_on, next_level, level), goes_on)
 
-    lowest = -jnp.ones_like(highest)
+    lowest = jnp.zeros_like(highest)  # zeros never lie above the level
     first = (lowest, *above(lowest), jnp.ones_like(highest, dtype=bool))
     bound = lax.while_loop(lambda state: jnp.any(state[-1]), higher, lax.stop_gradient(first))[0]
     level = jnp.maximum(above(bound)[1], 0) * unit
