@@ -3,9 +3,10 @@
 import dataclasses
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 
-from jaxreg._checks import check_bool, checked_bound, checked_number, checked_schedule, is_schedule
+from jaxreg._checks import at_count, check_bool, checked_bound, checked_number, checked_schedule, is_schedule
 from jaxreg._matrix import checked_axes, groups_in, matrices_in
 from jaxreg._term import unresolved
 
@@ -46,7 +47,7 @@ def static(default: Any, *, kw_only: bool = True) -> Any:
 
 
 class Fields:
-    """What terms have in common whose fields are of these kinds, and whose maths can work on shards."""
+    """The part of a term that checks fields of these kinds. The maths of such a term can work on shards."""
 
     _takes_shards: ClassVar[bool] = True
 
@@ -72,6 +73,9 @@ class Fields:
 
     def _schedules(self) -> tuple[str, ...]:
         return tuple(name for name in self._of_kind(*_NUMBERS) if is_schedule(getattr(self, name)))
+
+    def _at(self, name: str, count: Any) -> jax.Array:
+        return at_count(getattr(self, name), count, name=name, signed=name in self._of_kind("bound"))
 
     def _number(self, name: str) -> Any:
         """Returns a number, which must not be a schedule."""

@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 
 from jaxreg._checks import as_real, describe
-from jaxreg._numerics import Over, peak, sum_of
+from jaxreg._numerics import Over, as_wide, peak, sum_of
 from jaxreg._shards import size_of, somewhere, split_of
 
 # The search ends sooner. This bounds it: each second step halves what is left of 63 bits.
@@ -19,13 +19,20 @@ _State = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
 
 
 def share_of(fraction: jax.Array | float, count: int) -> jax.Array | int:
-    """Returns round(fraction · count), which is exact where the fraction is a number of Python or NumPy."""
+    """Returns round(fraction · count), also where the count has more digits than the dtype of a traced fraction."""
     if isinstance(fraction, float | int | np.number):
         return round(float(fraction) * count)
-    fraction = as_real(fraction, name="fraction")
+    fraction = as_wide(as_real(fraction, name="fraction"))
     if fraction.ndim:
         raise ValueError(f"`fraction` must be a scalar, got {describe(fraction)}; map over several with `jax.vmap`")
-    return jnp.clip(jnp.round(fraction * count), 0, count).astype(jnp.int32)
+    fraction = jnp.clip(fraction, 0, 1)
+    # The first 12 bits of the fraction are multiplied as integers, and the rest is less than 2**-12.
+    first = jnp.floor(fraction * 4096)
+    high, low = first.astype(jnp.int32) * (count // 4096), first.astype(jnp.int32) * (count % 4096)
+    rest = (low % 4096).astype(fraction.dtype) / 4096 + (fraction - first / 4096) * count
+    whole = high + low // 4096 + jnp.floor(rest).astype(jnp.int32)
+    part = rest - jnp.floor(rest)
+    return whole + ((part > 0.5) | ((part == 0.5) & (whole % 2 == 1))).astype(jnp.int32)
 
 
 def count_along(x: jax.Array, axes: tuple[int, ...]) -> int:

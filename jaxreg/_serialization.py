@@ -26,9 +26,10 @@ def _names_of(cls: type[Shipped]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([cls.__name__, penalty if hasattr(penalties, penalty) else snake_case, snake_case]))
 
 
-_NAMED: dict[str, type[Shipped]] = {
-    name: cls for cls in BUILT_IN.values() if issubclass(cls, Shipped) for name in _names_of(cls)
-}
+_SHIPPED = [
+    cls for kind in (regularizers.Shipped, constraints.Shipped) for cls in BUILT_IN.values() if issubclass(cls, kind)
+]
+_NAMED: dict[str, Any] = {name: cls for cls in _SHIPPED for name in _names_of(cls)}
 
 
 def get(identifier: Any) -> RegularizerLike | None:

@@ -1,4 +1,4 @@
-"""What a rule gives to a parameter, a regularizer or a constraint: frozen data, a pytree, and perhaps a memory."""
+"""The base of regularizers and constraints: frozen data, a pytree, and perhaps a memory for each parameter."""
 
 import dataclasses
 import inspect
@@ -15,7 +15,7 @@ _KINDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONL
 
 
 class Term(Configured):
-    """The base of regularizers and of constraints: `jaxreg.Regularizer` and `jaxreg.constraints.Constraint`."""
+    """Anything that a rule gives to a parameter: a `jaxreg.Regularizer`, or a `jaxreg.constraints.Constraint`."""
 
     has_metric_prox: ClassVar[bool] = False
 
@@ -114,7 +114,7 @@ class Term(Configured):
 
     def at(self, count: Any) -> Self:
         """Returns the same with numbers in place of schedules: their values at a count of steps."""
-        new = {name: at_count(getattr(self, name), count, name=name) for name in self._schedules()}
+        new = {name: self._at(name, count) for name in self._schedules()}
         for name, value in attributes(self).items():
             if any(term.has_schedule for term in _terms_in(value)):
                 new[name] = jax.tree.map(
@@ -132,6 +132,17 @@ class Term(Configured):
     def _schedules(self) -> tuple[str, ...]:
         """Returns the names of the fields that hold schedules."""
         return ()
+
+    def _at(self, name: str, count: Any) -> jax.Array:
+        """Returns the value of a schedule at a count."""
+        return at_count(getattr(self, name), count, name=name)
+
+    def get_config(self) -> dict[str, Any]:
+        if schedules := self._schedules():
+            raise TypeError(
+                f"`{schedules[0]}` of {type(self).__name__} is a schedule, which has no form in JSON; take `at(count)`"
+            )
+        return super().get_config()
 
     def _is_penalty(self) -> bool:
         """Returns whether it is a penalty, which has a value, and not a constraint, which has a set."""

@@ -187,7 +187,7 @@ def fisher_diagonal(apply: Callable[[Any, Any], jax.Array], params: Any, batches
         logits = applied(values, batch)
         if not is_float_array(logits) or logits.ndim < 2 or logits.shape[0] != _size_of_batch(batch):
             raise ValueError(
-                f"`apply` must return logits with the {_size_of_batch(batch)} examples of the batch along the first axis "
+                f"`apply` must return logits with the {_size_of_batch(batch)} examples along the first axis "
                 f"and classes along the last, got {describe(logits)}"
             )
         labels = jax.random.categorical(key, logits)
@@ -204,10 +204,11 @@ def fisher_diagonal(apply: Callable[[Any, Any], jax.Array], params: Any, batches
     totals: list[jax.Array] | None = None
     count = 0
     for batch in batches:
+        size = _size_of_batch(batch)
         key, own = jax.random.split(key)
         found = squares(values, batch, own)
         totals = found if totals is None else [a + b for a, b in zip(totals, found, strict=True)]
-        count += _size_of_batch(batch)
+        count += size
     if totals is None or not count:
         raise ValueError("`batches` must hold at least one example, got none")
     filled = [jnp.zeros_like(leaf) if hasattr(leaf, "dtype") else leaf for leaf in leaves]

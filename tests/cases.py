@@ -117,6 +117,7 @@ class Case:
     composes_prox: bool = False  # the regularizer has a prox that is no function of its own
     zero_strength: bool = True  # a strength of 0 makes exactly 0, also of what overflows
     none_is_default: bool = False  # None stands for the default of a strength, as in Keras
+    remembers: bool = False  # the regularizer takes the options as memory: test_memory.py holds it to the laws
     needs_custom: bool = False  # its config can be read only with the custom objects
 
     def __post_init__(self):
@@ -379,7 +380,8 @@ CASES = (
     Case(
         penalties.anchor,
         prox.anchor,
-        None,
+        jaxreg.Anchor,
+        remembers=True,
         reference=ref.anchor,
         options={"target": (target_of, other_target_of), "fisher": (fisher_of, 0.7)},
         separable=True,
@@ -615,7 +617,9 @@ def made_of(case):
         yield Made(variant, {name: next(values) for name in own_strengths(case)})
 
 
-REGULARIZERS = tuple(made for case in CASES if case.regularizer is not None for made in made_of(case))
+REGULARIZERS = tuple(
+    made for case in CASES if case.regularizer is not None and not case.remembers for made in made_of(case)
+)
 # One of each layout of each row, and one of each row.
 MAKERS = tuple({(m.case, m.variant.layout.shape, str(m.variant.layout.options)): m for m in REGULARIZERS}.values())
 MADE = tuple({m.case: m for m in reversed(REGULARIZERS)}.values())[::-1]

@@ -48,7 +48,7 @@ class L1(Shipped):
         return True
 
     def _elastic_net(self) -> tuple[Any, Any]:
-        return self.l1, 0.0
+        return self._number("l1"), 0.0
 
 
 @public
@@ -82,7 +82,7 @@ class L2(Shipped):
         return True
 
     def _elastic_net(self) -> tuple[Any, Any]:
-        return 0.0, self.l2
+        return 0.0, self._number("l2")
 
 
 @public
@@ -123,7 +123,7 @@ class L1L2(Shipped):
     _named_defaults: ClassVar[dict[str, float]] = {"l1": 0.01, "l2": 0.01}
 
     def _elastic_net(self) -> tuple[Any, Any]:
-        return self.l1, self.l2
+        return self._number("l1"), self._number("l2")
 
 
 @jax.custom_jvp

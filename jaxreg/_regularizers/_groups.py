@@ -52,6 +52,9 @@ class GroupLasso(Shipped):
 
     _penalty, _prox, has_metric_prox = penalties.group_lasso, prox.group_lasso, True
 
+    def _norm_groups(self) -> Any:
+        return self.group_axis, self.batch_axis
+
 
 @public
 class SparseGroupLasso(Shipped):
