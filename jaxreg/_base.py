@@ -109,6 +109,12 @@ def is_scale(scale: Any) -> bool:
     return is_number(scale) or is_schedule(scale)
 
 
+def checked_scale(scale: Any) -> Any:
+    """Returns a number >= 0, or a schedule."""
+    is_function = is_schedule(scale) and not isinstance(scale, Term)
+    return checked_schedule(scale, name="scale") if is_function else checked_number(scale, name="scale")
+
+
 class Sum(Regularizer):
     """The sum of several regularizers and constraints, as `a + b` makes it.
 
@@ -168,6 +174,11 @@ class Sum(Regularizer):
                 f"`memory` of a sum of {len(self.terms)} terms must be a tuple with that of each, got "
                 f"{describe(memory)}{f' of {len(memory)}' if isinstance(memory, tuple | list) else ''}"
             )
+        for term, own in zip(self.terms, memory, strict=True):
+            if not term.has_memory and not is_nothing(own):
+                raise ValueError(
+                    f"`memory` of a sum must hold () for {term!r}, which keeps nothing, got {describe(own)}"
+                )
         return list(zip(self.terms, memory, strict=True))
 
     def __call__(self, x: jax.Array, *, key: jax.Array | None = None, memory: Any = ()) -> jax.Array:
@@ -289,9 +300,7 @@ class Scaled(Regularizer):
         return f"{brief(self.scale)} * {inner}"
 
     def __post_init__(self) -> None:
-        scale = self.scale
-        check = checked_schedule if is_schedule(scale) else checked_number
-        object.__setattr__(self, "scale", check(scale, name="scale"))
+        object.__setattr__(self, "scale", checked_scale(self.scale))
         inner = as_term(self.regularizer)
         if not isinstance(inner, Regularizer) or not inner._is_penalty():
             raise TypeError(

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, dataclass_transform
 import jax
 import jax.numpy as jnp
 
-from jaxreg._base import added, is_scale
+from jaxreg._base import added, checked_scale, is_scale
 from jaxreg._term import Term
 
 
@@ -66,6 +66,9 @@ class Constraint(Term, root="jaxreg.constraints.Constraint"):
         return added(other, self)
 
     def __mul__(self, scale: Any) -> "Constraint":
-        return self if is_scale(scale) and not isinstance(scale, bool) else NotImplemented
+        if not is_scale(scale):
+            return NotImplemented
+        checked_scale(scale)
+        return self
 
     __rmul__ = __mul__

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxreg._checks import at_count, check_bool, checked_bound, checked_number, checked_schedule, is_schedule
 from jaxreg._matrix import checked_axes, groups_in, matrices_in
-from jaxreg._term import unresolved
+from jaxreg._term import Term, unresolved
 
 _NUMBERS = ("strength", "number", "bound")
 
@@ -54,7 +54,7 @@ class Fields:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]  # its subclasses are dataclasses
             value, kind, data = getattr(self, field.name), field.metadata["kind"], field.metadata
-            if kind in _NUMBERS and is_schedule(value):
+            if kind in _NUMBERS and is_schedule(value) and not isinstance(value, Term):
                 value = checked_schedule(value, name=field.name)
             elif kind == "bound":
                 value = checked_bound(value, name=field.name)

@@ -10,12 +10,22 @@ from jax.typing import ArrayLike
 
 from jaxreg._checks import as_real, describe, option
 from jaxreg._matrix import Axes, View, positive_axes, within_groups
-from jaxreg._numerics import Over, as_wide, in_dtype_of, largest, norms, spacing_ratio, sum_of, ulps, zero_where
+from jaxreg._numerics import (
+    Over,
+    as_wide,
+    in_dtype_of,
+    largest,
+    magnitude,
+    norms,
+    spacing_ratio,
+    sum_of,
+    ulps,
+    zero_where,
+)
 from jaxreg._selection import count_along, share_of, smallest
 from jaxreg._shards import all_parts, gathered, own_part_along, placement, split_of
 from jaxreg._singular import ProjectSingularValues
 from jaxreg._spread import map_matrices
-from jaxreg.prox._elementwise import soft
 from jaxreg.prox._norms import cut_level
 
 
@@ -88,7 +98,7 @@ def l1_ball(x: ArrayLike, *, radius: ArrayLike, group_axis: Axes, batch_axis: Ax
     over, _ = within_groups(wide, group_axis, batch_axis, False)
     radius = option(radius, wide, name="radius")
     is_inside = sum_of(jnp.abs(wide), over) <= radius + _rounding(wide, radius, over, jnp.asarray(x).dtype)
-    moved = _of_sum(soft(wide, cut_level(jnp.abs(wide), radius, over)), radius, over)
+    moved = jnp.sign(wide) * _lowered(magnitude(wide), radius, over)
     return in_dtype_of(x, jnp.where(is_inside, wide, moved))
 
 
@@ -96,25 +106,25 @@ def simplex(x: ArrayLike, *, radius: ArrayLike, group_axis: Axes, batch_axis: Ax
     """Returns the nearest groups with weights >= 0 and Σx = radius: (x − θ)₊ for one θ in a group."""
     wide = as_wide(x)
     over, _ = within_groups(wide, group_axis, batch_axis, False)
-    if not wide.size:
-        return in_dtype_of(x, wide)
     radius = option(radius, wide, name="radius")
     tolerance = _rounding(wide, radius, over, jnp.asarray(x).dtype)
     least = -largest(-wide, over, least=-np.inf)
     is_inside = (least >= 0) & (jnp.abs(sum_of(wide, over) - radius) <= tolerance)
+    return in_dtype_of(x, jnp.where(is_inside, wide, _lowered(wide, radius, over)))
+
+
+def _lowered(x: jax.Array, radius: jax.Array, over: Over) -> jax.Array:
+    """Returns (x − θ)₊ for the number θ in each group that makes the sum of the group the radius."""
+    if not x.size:
+        return x
     # Weights that are further than the radius below the largest one become 0, so θ is sought among the others. They are
-    # moved to where it is positive.
-    top = jax.lax.stop_gradient(largest(wide, over, least=-np.inf))
-    near = jnp.maximum(wide - top + 2 * radius, 0) + 0 * wide  # so that an infinity shows
+    # moved to where it is positive, which loses nothing where the radius is far below the weights.
+    top = jax.lax.stop_gradient(largest(x, over, least=-np.inf))
+    near = jnp.maximum(x - top + 2 * radius, 0) + 0 * x  # so that an infinity shows
     level = cut_level(near, radius, over)
-    moved = _of_sum(jnp.where(near > level, near - level, 0 * (near + level)), radius, over)
-    return in_dtype_of(x, jnp.where(is_inside, wide, moved))
-
-
-def _of_sum(x: jax.Array, radius: jax.Array, over: Over) -> jax.Array:
-    """Returns groups whose magnitudes add up to a radius but for rounding, which may be that of larger weights."""
-    total = jax.lax.stop_gradient(sum_of(jnp.abs(x), over))
-    return x * jnp.where(total > 0, jax.lax.stop_gradient(radius) / jnp.where(total > 0, total, 1.0), 1.0)
+    lowered = jnp.where(near > level, near - level, 0 * (near + level))
+    total = jax.lax.stop_gradient(sum_of(lowered, over))
+    return lowered * jnp.where(total > 0, jax.lax.stop_gradient(radius) / jnp.where(total > 0, total, 1.0), 1.0)
 
 
 def _rounding(x: jax.Array, bound: jax.Array, over: Over, dtype: Any) -> jax.Array:

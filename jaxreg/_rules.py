@@ -20,7 +20,7 @@ from jaxreg._evaluate import is_nothing
 from jaxreg._explain import Explanation, Row
 from jaxreg._matching import Pattern, checked_pattern, match, name_of
 from jaxreg._met import Met, penalties_of
-from jaxreg._numerics import add_up
+from jaxreg._numerics import add_up, as_wide, everything, norms
 from jaxreg._paths import (
     check_no_optimizer_state,
     is_masked,
@@ -496,8 +496,9 @@ def _row(met: Met, key: jax.Array | None) -> Row:
             value = met.penalty(key)
             cost = None if isinstance(value, jax.core.Tracer) else float(value)
             if met.has_constraint and cost is not None:
-                moved = np.asarray(met.projected(), np.float64) - np.asarray(met.leaf, np.float64)
-                distance = float(np.linalg.norm(moved))
+                moved = as_wide(met.projected()) - as_wide(met.leaf)
+                factor, rest = norms(moved, everything(moved))
+                distance = float((factor * rest).reshape(()))
     size = int(np.prod(met.leaf.shape))
     return Row(met.path, describe(met.leaf), size, met.patterns, cost, seen, met.names, distance)
 

@@ -489,3 +489,23 @@ def test_constraints_sweep_by_vmap(name):
     swept = jax.vmap(lambda constraint: constraint(x))(together)
     for found, constraint in zip(swept, alone, strict=True):
         chex.assert_trees_all_close(found, constraint(x), rtol=1e-5, atol=1e-6)
+
+
+def test_what_stands_in_the_wrong_place():
+    for call, words in (
+        (lambda: L1(L2(0.1)), "`l1` must be a number"),
+        (lambda: MaxNorm(L2(0.1)), "`max_value` must be a number"),
+        (lambda: type(2.0 * L1())(L2(0.1), L1()), "`scale` must be a number"),
+        (lambda: -1.0 * NonNeg(), "`scale` must be finite and >= 0"),
+        (lambda: L1() * NonNeg(), "unsupported operand"),
+        (
+            lambda: (Anchor() + NonNeg())(jnp.ones(2), memory=(jnp.ones(2), jnp.ones(2))),
+            "has a constraint|must hold",
+        ),
+        (
+            lambda: (Anchor() + NonNeg()).prox(jnp.ones(2), 0.1, memory=(jnp.ones(2), jnp.ones(2))),
+            r"must hold \(\) for NonNeg\(\)",
+        ),
+    ):
+        with pytest.raises((TypeError, ValueError), match=words):
+            call()
