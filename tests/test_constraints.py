@@ -8,7 +8,9 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+import scipy.linalg
 from cases import CONSTRAINTS, EACH_CONSTRAINT, FEW_CONSTRAINTS, KEPT
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -391,3 +393,42 @@ def test_configs_and_names(case):
         assert jaxreg.get(name) == type(made)()
     leaves, structure = jax.tree.flatten(made)
     assert jax.tree.unflatten(structure, leaves) == made
+
+
+# Other people's projections, where they are right.
+
+
+@pytest.mark.standard_promotion  # optax mixes dtypes
+@pytest.mark.parametrize("scale", SCALES)
+def test_projections_of_optax_and_scipy(scale):
+    x = sample((40,), 5, scale)
+    near = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=2e-6 * max(scale, 1))
+    others = optax.projections
+    near(constraints.NonNeg()(x), others.projection_non_negative(x))
+    near(constraints.Box(-0.3, 0.7)(x), others.projection_box(x, -0.3, 0.7))
+    near(constraints.Simplex(1.3, group_axis=())(x), others.projection_simplex(jnp.asarray(x), 1.3))
+    near(constraints.L1Ball(1.3, group_axis=())(x), others.projection_l1_ball(jnp.asarray(x), 1.3))
+    near(constraints.MaxNorm(1.3, group_axis=())(x), others.projection_l2_ball(jnp.asarray(x), 1.3))
+    near(constraints.UnitNorm(1.3, group_axis=())(x), others.projection_l2_sphere(jnp.asarray(x), 1.3))
+    for shape in ((5, 3), (4, 4)):
+        matrix = sample(shape, 6, scale)
+        np.testing.assert_allclose(
+            constraints.Orthonormal()(matrix), scipy.linalg.polar(np.float64(matrix))[0], atol=2e-5
+        )
+
+
+def test_the_gradient_reaches_the_numbers():
+    """The derivative of a radius, against a difference in float64."""
+    with jax.enable_x64(True):
+        for case in EACH_CONSTRAINT:
+            if case.case.numbers and not case.case.count:
+                x = jnp.asarray(sample(case.shape, 3, dtype=np.float64))
+
+                def total(factor, case=case, x=x):
+                    numbers = {name: value * factor for name, value in case.case.numbers.items()}
+                    return jnp.sum(case.project(x, **numbers) * jnp.cos(jnp.arange(x.size)).reshape(x.shape))
+
+                total = jax.jit(total)
+                slope = jax.grad(total)(jnp.asarray(1.0))
+                numeric = (total(jnp.asarray(1.0 + 1e-6)) - total(jnp.asarray(1.0 - 1e-6))) / 2e-6
+                np.testing.assert_allclose(slope, numeric, rtol=1e-5, atol=1e-6)
