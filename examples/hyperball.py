@@ -2,8 +2,8 @@
 
 The hyperball optimizer (arXiv 2606.16899) has two parts. Each matrix keeps the Frobenius norm R that it had at the
 start, and each update is scaled to the length learning rate · R. The learning rate is then about the angle, in
-radians, by which a matrix turns in a step, and no weight decay is needed to hold the norms. Both parts are compositions
-here:
+radians, by which a matrix turns in a step, and no weight decay is needed to hold the norms. Two parts of a composition
+do this:
 
 - `jaxreg.proximal(..., rules)` with `constraints.KeepNorm(group_axis=())` scales each matrix back after each step. All
   rules are constraints, so it takes no learning rate;
@@ -133,6 +133,7 @@ def make_optimizer(method: str, learning_rate: jax.Array, shape: optax.Schedule)
         return optax.adamw(schedule, b2=0.99, weight_decay=0.1, mask=is_matrix)
     rules = jaxreg.Rules((r"(kernel|embedding)$", jaxreg.constraints.KeepNorm(group_axis=())))
     steps = optax.chain(optax.scale_by_adam(b2=0.99), normalized(), optax.scale_by_learning_rate(schedule))
+    # Their rate is the middle one of AdamW, which trains them in the same way.
     others = optax.adam(lambda count: 1e-2 * shape(count), b2=0.99)
     return optax.partition({True: jaxreg.proximal(steps, rules), False: others}, is_matrix)
 
