@@ -169,17 +169,17 @@ class Sum(Regularizer):
         """Returns the terms, each with its own memory."""
         if is_nothing(memory):
             return [(term, ()) for term in self.terms]
-        if not isinstance(memory, tuple | list) or len(memory) != len(self.terms):
+        if (parts := in_order(memory, len(self.terms))) is None:
             raise ValueError(
                 f"`memory` of a sum of {len(self.terms)} terms must be a tuple with that of each, got "
                 f"{describe(memory)}{f' of {len(memory)}' if isinstance(memory, tuple | list) else ''}"
             )
-        for term, own in zip(self.terms, memory, strict=True):
+        for term, own in zip(self.terms, parts, strict=True):
             if not term.has_memory and not is_nothing(own):
                 raise ValueError(
                     f"`memory` of a sum must hold () for {term!r}, which keeps nothing, got {describe(own)}"
                 )
-        return list(zip(self.terms, memory, strict=True))
+        return list(zip(self.terms, parts, strict=True))
 
     def __call__(self, x: jax.Array, *, key: jax.Array | None = None, memory: Any = ()) -> jax.Array:
         for term in self.terms:

@@ -126,12 +126,12 @@ def checked_schedule(value: Any, *, name: str) -> Any:
     return value
 
 
-def at_count(value: Any, count: Any, *, name: str, signed: bool = False) -> jax.Array:
+def at_count(value: Any, count: Any, *, name: str) -> jax.Array:
     """Returns a number, or a schedule at `count`, as a scalar. Numbers of Python and NumPy are checked."""
     if callable(value):
         value = value(count)
         if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
-            value = checked_bound(value, name=name) if signed else checked_scalar(value, name=name)
+            value = checked_scalar(value, name=name)
     value = as_real(value, name=name)
     check_single(value, name=name)
     return value

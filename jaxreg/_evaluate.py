@@ -78,6 +78,21 @@ def is_nothing(memory: Any) -> bool:
     return memory is None or (isinstance(memory, tuple) and len(memory) == 0)
 
 
+def in_order(memory: Any, count: int) -> list[Any] | None:
+    """Returns the parts of a memory that is a tuple of `count` parts, or None for anything else.
+
+    A state of NNX, and a checkpoint that is read without its structure, have a dict in place of a tuple, and leave out
+    what is empty.
+    """
+    if isinstance(memory, Mapping):
+        places = {str(place): part for place, part in memory.items()}
+        known = set(places) <= set(map(str, range(count)))
+        return [places.get(str(i), ()) for i in range(count)] if known else None
+    if isinstance(memory, tuple | list) and len(memory) <= count:
+        return [*memory, *((),) * (count - len(memory))]
+    return None
+
+
 def _as_whole(tree: Any, x: jax.Array, split: Split) -> Any:
     """Returns the arrays of a tree, those of the shape of a shard made whole as it is."""
     return jax.tree.map(lambda part: whole(part, split) if jnp.shape(part) == x.shape else part, tree)

@@ -3,10 +3,9 @@
 import dataclasses
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 
-from jaxreg._checks import at_count, check_bool, checked_bound, checked_number, checked_schedule, is_schedule
+from jaxreg._checks import check_bool, check_single, checked_bound, checked_number, checked_schedule, is_schedule
 from jaxreg._matrix import checked_axes, groups_in, matrices_in
 from jaxreg._term import Term, unresolved
 
@@ -46,6 +45,21 @@ def static(default: Any, *, kw_only: bool = True) -> Any:
     return dataclasses.field(default=default, kw_only=kw_only, metadata={"static": True, "kind": "static"})
 
 
+def _checked(value: Any, field: dataclasses.Field[Any]) -> Any:
+    """Returns the value of a field, checked as its kind asks."""
+    kind, data = field.metadata["kind"], field.metadata
+    if kind == "bound":
+        return checked_bound(value, name=field.name)
+    if kind in _NUMBERS:
+        limits = {"above": data.get("above"), "most": data.get("most")}
+        return checked_number(value, name=field.name, unset=data["unset"], **limits)
+    if kind == "axes":
+        return checked_axes(value, name=field.name)
+    if isinstance(field.default, bool):
+        check_bool(value, name=field.name)
+    return value
+
+
 class Fields:
     """The part of a term that checks fields of these kinds. The maths of such a term can work on shards."""
 
@@ -53,19 +67,11 @@ class Fields:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]  # its subclasses are dataclasses
-            value, kind, data = getattr(self, field.name), field.metadata["kind"], field.metadata
-            if kind in _NUMBERS and is_schedule(value) and not isinstance(value, Term):
+            value = getattr(self, field.name)
+            is_function = is_schedule(value) and not isinstance(value, Term)
+            if is_function and field.metadata["kind"] in _NUMBERS:
                 value = checked_schedule(value, name=field.name)
-            elif kind == "bound":
-                value = checked_bound(value, name=field.name)
-            elif kind in _NUMBERS:
-                limits = {"above": data.get("above"), "most": data.get("most")}
-                value = checked_number(value, name=field.name, unset=data["unset"], **limits)
-            elif kind == "axes":
-                value = checked_axes(value, name=field.name)
-            elif isinstance(field.default, bool):
-                check_bool(value, name=field.name)
-            object.__setattr__(self, field.name, value)
+            object.__setattr__(self, field.name, value if is_function else _checked(value, field))
 
     def _of_kind(self, *kinds: str) -> list[str]:
         """Returns the names of the fields of some kinds."""
@@ -74,8 +80,11 @@ class Fields:
     def _schedules(self) -> tuple[str, ...]:
         return tuple(name for name in self._of_kind(*_NUMBERS) if is_schedule(getattr(self, name)))
 
-    def _at(self, name: str, count: Any) -> jax.Array:
-        return at_count(getattr(self, name), count, name=name, signed=name in self._of_kind("bound"))
+    def _at(self, name: str, count: Any) -> Any:
+        (field,) = (f for f in dataclasses.fields(self) if f.name == name)  # type: ignore[arg-type]
+        value = _checked(getattr(self, name)(count), field)
+        check_single(value, name=name)
+        return value
 
     def _number(self, name: str) -> Any:
         """Returns a number, which must not be a schedule."""

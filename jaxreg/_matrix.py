@@ -35,10 +35,10 @@ def checked_axes(axes: Any, *, name: str) -> int | tuple[int, ...]:
 
 def positive_axes(axes: Axes, rank: int, *, name: str) -> tuple[int, ...]:
     """Returns `axes` counted from the front. An axis out of range, or named twice, is an error."""
-    axes = checked_axes(axes, name=name)
-    axes = (axes,) if isinstance(axes, int) else axes
+    given = checked_axes(axes, name=name)
+    axes = (given,) if isinstance(given, int) else given
     if any(not -rank <= axis < rank for axis in axes):
-        raise ValueError(f"`{name}` must lie in [-{rank}, {rank}) for rank {rank}, got {axes}")
+        raise ValueError(f"`{name}` must lie in [-{rank}, {rank}) for rank {rank}, got {given}")
     positive = tuple(axis % rank for axis in axes)
     if len(set(positive)) < len(positive):
         raise ValueError(f"`{name}` must name each axis once, got {axes} for rank {rank}")

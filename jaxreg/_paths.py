@@ -134,7 +134,7 @@ def map_parts(function: Callable[[str, Any], Any], tree: Any, paths: Collection[
         if isinstance(node, _BOXES):
             return jax.tree.map(lambda content: mapped(prefix, content), node, is_leaf=lambda part: part is not node)
         if name in paths:
-            return function(name, node)
+            return function(name, _without_states(node))
         if name not in above or jax.tree_util.all_leaves([node]):
             return node
         treedef: Any
@@ -142,6 +142,14 @@ def map_parts(function: Callable[[str, Any], Any], tree: Any, paths: Collection[
         return treedef.unflatten([mapped(prefix + path, part) for path, part in parts])
 
     return mapped((), tree)
+
+
+def _without_states(part: Any) -> Any:
+    """Returns what a state of NNX was made of, since it takes the place of a tuple or a dict inside of a variable."""
+    if not isinstance(part, nnx.State):
+        return part
+    inside = {key: _without_states(value) for key, value in part.items()}
+    return tuple(inside.values()) if list(inside) == list(range(len(inside))) else inside
 
 
 def _check_depth(tree: Any) -> None:

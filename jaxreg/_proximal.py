@@ -160,7 +160,13 @@ def proximal(
         raise ValueError(f"`metric` must be None, 'euclidean', 'adam' or a function, got {describe(metric)}")
     check_bool(check, name="check")
     _check_rules(rules, metric)
-    if not callable(learning_rate) and any(r is not None and in_parts(r, ())[0] for r in rules.regularizers):
+    penalties = [i for i, r in enumerate(rules.regularizers) if r is not None and in_parts(r, ())[0]]
+    if learning_rate is None and penalties:
+        raise TypeError(
+            f"`learning_rate` must be that of `inner`, got None; {rules.label(penalties[0])} has a penalty, and "
+            "the rate may be left out only where all rules are constraints"
+        )
+    if not callable(learning_rate) and penalties:
         learning_rate = checked_scalar(learning_rate, name="learning_rate")
     b2, eps, eps_root = (checked_scalar(v, name=n) for v, n in ((b2, "b2"), (eps, "eps"), (eps_root, "eps_root")))
     if not isinstance(b2, jax.Array) and b2 >= 1:
@@ -190,7 +196,12 @@ def proximal(
             check_adam(inner_state)
         # Rules are strict when they are applied: here the tree may be empty, or have placeholders for leaves.
         leaves = [(path, leaf) for path, leaf in leaves_with_paths(params) if is_float_array(leaf) and leaf.size]
-        penalized = [met for met in rules.met_leaves(leaves, strict=False) if met.regularizer is not None]
+        now = rules_at(rules, jnp.zeros((), jnp.int32))
+        found = now.met_leaves(leaves, strict=False, memory=kept if leaves else ())
+        penalized = [met for met in found if met.regularizer is not None]
+        for met in penalized:
+            if met.has_constraint:
+                met.check()
         check_state(inner_state, has_penalties=not leaves or any(met.has_penalty for met in penalized))
         if check and penalized:
             jax.eval_shape(lambda state: check_metric(state, penalized), inner_state)

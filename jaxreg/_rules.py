@@ -197,7 +197,13 @@ class Rules:
         >>> float(rules.at(10)({"kernel": jnp.array([2.0])}))
         2.0
         """
-        return self._with([None if r is None else r.at(count) for r in self.regularizers])
+        resolved: list[Term | None] = []
+        for index, regularizer in enumerate(self.regularizers):
+            try:
+                resolved.append(None if regularizer is None else regularizer.at(count))
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{self.label(index)}, at count {brief(count)}: {error}") from error
+        return self._with(resolved)
 
     @property
     def has_schedule(self) -> bool:
@@ -236,7 +242,8 @@ class Rules:
         """
         taken = {name for r in self.regularizers if r is not None for name in r._extras()}
         if strange := sorted(set(trees) - taken):
-            raise TypeError(f"no regularizer takes a tree named `{strange[0]}`; they take {sorted(taken)}")
+            known = f"they take {sorted(taken)}" if taken else "none takes any"
+            raise TypeError(f"no regularizer takes a tree named `{strange[0]}`; {known}")
         if not self.has_memory:
             return ()
         if self.strict:

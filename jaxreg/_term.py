@@ -133,7 +133,7 @@ class Term(Configured):
         """Returns the names of the fields that hold schedules."""
         return ()
 
-    def _at(self, name: str, count: Any) -> jax.Array:
+    def _at(self, name: str, count: Any) -> Any:
         """Returns the value of a schedule at a count."""
         return at_count(getattr(self, name), count, name=name)
 

@@ -141,7 +141,8 @@ def fisher_diagonal(apply: Callable[[Any, Any], jax.Array], params: Any, batches
     the importance for elastic weight consolidation: `rules.init(params, importance=fisher)`, see `jaxreg.Anchor`.
 
     Gradients are taken for each example of a batch at once, which takes as much memory as there are examples in a batch
-    times parameters.
+    times parameters. It compiles `apply` anew at each call. For many models of one kind, map over them under `jax.jit`:
+    `jax.vmap(lambda params, key: fisher_diagonal(apply, params, [x], key))`.
 
     Args:
       apply: a function from parameters and a batch of inputs to logits, with the batch along the first axis and the
@@ -167,7 +168,7 @@ def fisher_diagonal(apply: Callable[[Any, Any], jax.Array], params: Any, batches
     Source: Kirkpatrick et al., Overcoming catastrophic forgetting in neural networks, 2017; Kunstner, Balles and
     Hennig, Limitations of the empirical Fisher approximation for natural gradient descent, 2019, for sampled labels.
     """
-    check_key(key)
+    check_key(key, or_old=True)
     if key is None:
         raise TypeError("`key` must be a key from `jax.random.key`, got None")
     if hasattr(batches, "shape") or not isinstance(batches, Iterable):

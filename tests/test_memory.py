@@ -243,6 +243,14 @@ FAULTS = {
         lambda: ANCHORED.init(tree(START), importance={"layer": {"kernel": jnp.ones(3)}}),
         r"at `layer/kernel`.*`importance` must have the shape of the array, float32\[2,3\], got float32\[3\]",
     ),
+    "a negative importance": (
+        lambda: ANCHORED.init(tree(START), importance=tree(-FISHER)),
+        r"at `layer/kernel`.*`importance` must be >= 0",
+    ),
+    "no importance": (
+        lambda: ANCHORED.init(tree(START), importance=jax.tree.map(lambda x: x > 0, tree(FISHER))),
+        r"at `layer/kernel`.*`importance` must be a real number, got bool\[2,3\]",
+    ),
     "an unknown tree": (
         lambda: ANCHORED.init(tree(START), fisher=tree(FISHER)),
         "no regularizer takes a tree named `fisher`",
@@ -396,20 +404,37 @@ def test_flax_linen_train_state():
     np.testing.assert_allclose(again.params["layer"]["kernel"], START - 0.1 + 0.1 * LAM * 0.1, rtol=1e-5)
 
 
+KEPT_BY_NNX = {
+    "a sum": lambda: jaxreg.proximal(optax.sgd(0.1), Rules((PATTERN, Anchor(LAM) + NonNeg())), 0.1),
+    "a sum, the other way": lambda: jaxreg.proximal(optax.sgd(0.1), Rules((PATTERN, NonNeg() + Anchor(LAM))), 0.1),
+    "with importance": lambda: jaxreg.decoupled(
+        optax.sgd(0.1), ANCHORED, 0.1, memory=ANCHORED.init(tree(PRETRAINED), importance=tree(FISHER))
+    ),
+    "norms": lambda: jaxreg.proximal(optax.sgd(0.1), Rules((PATTERN, KeepNorm(group_axis=())))),
+    "averages": lambda: jaxreg.decoupled(optax.sgd(0.1), Rules((PATTERN, L1(0.1) + Slow())), 0.1),
+    "averages alone": lambda: jaxreg.decoupled(optax.sgd(0.1), Rules((PATTERN, Slow())), 0.1),
+}
+
+
 @pytest.mark.parametrize("jitted", [False, True])
-def test_nnx_optimizer(jitted):
-    model = Model()
-    rules = Rules((PATTERN, KeepNorm(group_axis=()) if jitted else Anchor(LAM) + NonNeg()))
-    optimizer = nnx.Optimizer(model, jaxreg.proximal(optax.sgd(0.1), rules, 0.1), wrt=nnx.Param)
+@pytest.mark.parametrize("name", KEPT_BY_NNX)
+def test_nnx_optimizer(name, jitted):
+    """NNX turns tuples and dicts inside of variables into states. The steps are those of a dict."""
+    model, tx = Model(), KEPT_BY_NNX[name]()
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
 
     def step(model, optimizer):
         gradients = nnx.grad(lambda model: jnp.sum(model.layer.kernel[...] * 3))(model)
         optimizer.update(model, gradients)
 
+    params = tree(PRETRAINED)
+    state = tx.init(params)
     for _ in range(3):
         (nnx.jit(step) if jitted else step)(model, optimizer)
-    if jitted:
-        np.testing.assert_allclose(jnp.linalg.norm(model.layer.kernel[...]), np.linalg.norm(PRETRAINED), rtol=1e-6)
+        gradients = {"layer": {"kernel": jnp.full((2, 3), 3.0), "bias": jnp.zeros(3)}}
+        updates, state = tx.update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+        np.testing.assert_allclose(model.layer.kernel[...], params["layer"]["kernel"], rtol=1e-5, atol=1e-6)
 
 
 def test_masks_partitions_and_boxes():

@@ -390,10 +390,12 @@ def test_where_a_constraint_is_an_error():
                 call()
     with pytest.raises(TypeError, match="has a constraint"):
         (L1(0.1) + NonNeg())(jnp.ones(3))
-    with pytest.raises(TypeError, match="`learning_rate`"):
+    with pytest.raises(TypeError, match=r"`learning_rate` must be that of `inner`, got None; rule 0 .* has a penalty"):
         proximal(optax.sgd(0.1), Rules((r"w", L1(0.1) + NonNeg())))
     with pytest.raises(TypeError, match="`learning_rate`"):
         proximal(optax.sgd(0.1), Rules((r"w", NonNeg()), (r"free", L1(0.1))))
+    with pytest.raises(ValueError, match=r"at `free`, under rule 0.*`axis` must lie in \[-1, 1\) for rank 1, got -2"):
+        proximal(optax.sgd(0.1), Rules((r"free", constraints.NM()))).init(EVERYTHING)
     with pytest.raises(TypeError, match="`step` must be given"):
         Rules((r"w", L1(0.1))).prox(EVERYTHING)
     with pytest.raises(ValueError, match="line search"):

@@ -119,10 +119,14 @@ def test_what_is_no_schedule():
         L1(lambda count: -1.0).at(3)
     with pytest.raises(ValueError, match="`l1` must be a scalar"):
         L1(lambda count: jnp.ones(2)).at(3)
-    with pytest.raises(TypeError, match="`l1` must be a real number"):
+    with pytest.raises(TypeError, match="`l1` must be a number"):
         L1(lambda count: "much").at(3)
     with pytest.raises(TypeError):
         L1(L2)
+    with pytest.raises(ValueError, match=r"`fraction` must be finite and >= 0 and <= 1, got 1.5"):
+        constraints.Sparsity(lambda count: 1.5).at(3)
+    with pytest.raises(ValueError, match=r"rule 1 \('bias\$', L2\(l2=<lambda>\)\), at count 3: `l2` must be finite"):
+        Rules((r"kernel$", L1(0.1)), (r"bias$", L2(lambda count: -1.0))).at(3)
 
 
 def make_all(rules, **options):

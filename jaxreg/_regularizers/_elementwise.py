@@ -3,13 +3,14 @@
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 
 from jaxreg import penalties, prox
-from jaxreg._checks import describe
-from jaxreg._evaluate import fitting
+from jaxreg._checks import as_real, describe
+from jaxreg._evaluate import fitting, in_order
 from jaxreg._fields import number, strength
 from jaxreg._names import public
-from jaxreg._numerics import as_floats
+from jaxreg._numerics import as_floats, as_wide
 from jaxreg._regularizers._shipped import Shipped
 
 
@@ -340,7 +341,7 @@ class Anchor(Shipped):
 
     Raises:
       TypeError, ValueError: `factor` is not a finite number >= 0. When called: `memory` is missing or has another
-        shape. On `init`: `importance` has another shape.
+        shape. On `init`: `importance` has another shape, or holds a negative number.
 
     >>> anchor = jaxreg.Anchor(0.5)
     >>> memory = anchor.init(jnp.array([1.0, 2.0]))
@@ -364,7 +365,10 @@ class Anchor(Shipped):
             raise ValueError(
                 f"`importance` must have the shape of the array, {describe(reference)}, got {describe(importance)}"
             )
-        return reference, as_floats(importance)
+        importance = as_wide(as_real(importance, name="importance").astype(reference.dtype))
+        if not isinstance(importance, jax.core.Tracer) and not jnp.all(importance >= 0):
+            raise ValueError("`importance` must be >= 0, got an array that holds negative numbers or NaN")
+        return reference, importance
 
     def __call__(self, x: jax.Array, *, memory: Any = None) -> jax.Array:
         return self._scaled(penalties.anchor(x, **_remembered(memory, x)))
@@ -378,7 +382,7 @@ class Anchor(Shipped):
 
 def _remembered(memory: Any, x: jax.Array) -> dict[str, Any]:
     """Returns the target of an anchor, and its importance if it has one."""
-    if isinstance(memory, tuple | list) and len(memory) == 2:
-        target, fisher = memory
+    if not hasattr(memory, "dtype") and (pair := in_order(memory, 2)) is not None:
+        target, fisher = pair
         return {"target": fitting(target, x, "the reference from `init`"), "fisher": fitting(fisher, x, "importance")}
     return {"target": fitting(memory, x, "the reference from `init`, or it and its importance")}
