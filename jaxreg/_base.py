@@ -11,7 +11,7 @@ import numpy as np
 from jaxreg import prox
 from jaxreg._checks import brief, checked_number, checked_schedule, describe, is_schedule
 from jaxreg._config import BUILT_IN, is_penalty, to_dict
-from jaxreg._evaluate import begun, evaluate, is_nothing, proxed, renewed
+from jaxreg._evaluate import begun, evaluate, in_order, is_nothing, proxed, renewed
 from jaxreg._numerics import add_up, scaled, times_strength
 from jaxreg._pytree import is_number
 from jaxreg._term import Term, unresolved
