@@ -1,5 +1,6 @@
 """Projections on sets: the nearest array of a set, and the array itself, to the bit, where it lies in the set."""
 
+import functools
 import math
 from typing import Any
 
@@ -23,7 +24,7 @@ from jaxreg._numerics import (
     zero_where,
 )
 from jaxreg._selection import count_along, share_of, smallest
-from jaxreg._shards import all_parts, gathered, own_part_along, placement, split_of
+from jaxreg._shards import Names, all_parts, own_part_along, placement, split_of
 from jaxreg._singular import ProjectSingularValues
 from jaxreg._spread import map_matrices
 from jaxreg.prox._norms import cut_level
@@ -213,14 +214,23 @@ def n_of_m(x: ArrayLike, *, n: int, m: int, axis: int) -> jax.Array:
             f"`axis` must have a size that {m} divides, got {count_along(wide, (axis,))} along axis {axis} of "
             f"{describe(wide)}"
         )
-    # Parts of an axis hold whole blocks, or the axis is gathered.
-    if names and wide.shape[axis] % m:
-        return in_dtype_of(x, own_part_along(_n_of_m(all_parts(wide, axis, names), n, m, axis), axis, names))
     place = placement(wide)
-    if place is not None and place.split is not None and place.split.dims[axis]:
-        spec = jax.typeof(wide).sharding.spec
-        return in_dtype_of(x, jax.sharding.reshard(_n_of_m(gathered(wide), n, m, axis), spec))
-    return in_dtype_of(x, _n_of_m(wide, n, m, axis))
+    if place is None or place.split is None or not place.split.dims[axis]:
+        return in_dtype_of(x, _n_of_shards(wide, n, m, axis, names))
+    # The type of an array on an Explicit mesh allows no reshape of an axis that is divided.
+    divided, spec = place.split.dims[axis], jax.typeof(wide).sharding.spec
+    of_shards = functools.partial(_n_of_shards, n=n, m=m, axis=axis, names=divided)
+    in_shards = jax.shard_map(
+        of_shards, mesh=place.mesh, in_specs=spec, out_specs=spec, axis_names=set(place.split.names)
+    )
+    return in_dtype_of(x, in_shards(wide))
+
+
+def _n_of_shards(x: jax.Array, n: int, m: int, axis: int, names: Names) -> jax.Array:
+    """Returns the blocks of an axis that some mesh axes divide. Where a part has no whole blocks, it is gathered."""
+    if names and x.shape[axis] % m:
+        return own_part_along(_n_of_m(all_parts(x, axis, names), n, m, axis), axis, names)
+    return _n_of_m(x, n, m, axis)
 
 
 def _n_of_m(x: jax.Array, n: int, m: int, axis: int) -> jax.Array:
