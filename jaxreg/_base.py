@@ -104,15 +104,13 @@ class Regularizer(Term, root="jaxreg.Regularizer"):
 
 def is_scale(scale: Any) -> bool:
     """Returns whether `scale` may multiply a regularizer: a number, or a schedule."""
-    if isinstance(scale, bool | np.bool_ | Term):
-        return isinstance(scale, bool | np.bool_)  # which the constructor refuses with a message
-    return is_number(scale) or is_schedule(scale)
+    # The constructor refuses a bool with a message.
+    return isinstance(scale, bool | np.bool_) or is_number(scale) or is_schedule(scale)
 
 
 def checked_scale(scale: Any) -> Any:
     """Returns a number >= 0, or a schedule."""
-    is_function = is_schedule(scale) and not isinstance(scale, Term)
-    return checked_schedule(scale, name="scale") if is_function else checked_number(scale, name="scale")
+    return (checked_schedule if is_schedule(scale) else checked_number)(scale, name="scale")
 
 
 class Sum(Regularizer):

@@ -111,8 +111,8 @@ def check_single(value: Any, *, name: str) -> None:
 
 
 def is_schedule(value: Any) -> bool:
-    """Returns whether `value` is a function of a count, and not a class."""
-    return callable(value) and not isinstance(value, type)
+    """Returns whether `value` is a function. A class is none, nor is a pytree that can be called, as rules can."""
+    return callable(value) and not isinstance(value, type) and jax.tree_util.all_leaves([value])
 
 
 def checked_schedule(value: Any, *, name: str) -> Any:

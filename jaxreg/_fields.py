@@ -4,10 +4,11 @@ import dataclasses
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxreg._checks import check_bool, check_single, checked_bound, checked_number, checked_schedule, is_schedule
 from jaxreg._matrix import checked_axes, groups_in, matrices_in
-from jaxreg._term import Term, unresolved
+from jaxreg._term import unresolved
 
 _NUMBERS = ("strength", "number", "bound")
 
@@ -65,13 +66,29 @@ class Fields:
 
     _takes_shards: ClassVar[bool] = True
 
+    # Two fields, the first of which must be at most the second.
+    _in_order: ClassVar[tuple[str, ...]] = ()
+
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]  # its subclasses are dataclasses
             value = getattr(self, field.name)
-            is_function = is_schedule(value) and not isinstance(value, Term)
-            if is_function and field.metadata["kind"] in _NUMBERS:
-                value = checked_schedule(value, name=field.name)
-            object.__setattr__(self, field.name, value if is_function else _checked(value, field))
+            is_function = is_schedule(value) and field.metadata["kind"] in _NUMBERS
+            value = checked_schedule(value, name=field.name) if is_function else _checked(value, field)
+            object.__setattr__(self, field.name, value)
+        self._check_order()
+
+    def _check_order(self) -> None:
+        """Raises an error where the first of two numbers is known to be greater than the second."""
+        values = [getattr(self, name) for name in self._in_order]
+        known = all(isinstance(value, float | int | np.number | np.ndarray) for value in values)
+        if values and known and np.any(np.asarray(values[0]) > np.asarray(values[1])):
+            first, second = self._in_order
+            raise ValueError(f"`{first}` must be at most `{second}`, got {values[0]} and {values[1]}")
+
+    def at(self, count: Any) -> Any:
+        resolved: Any = super().at(count)  # type: ignore[misc]  # that of a term
+        resolved._check_order()
+        return resolved
 
     def _of_kind(self, *kinds: str) -> list[str]:
         """Returns the names of the fields of some kinds."""
@@ -82,7 +99,10 @@ class Fields:
 
     def _at(self, name: str, count: Any) -> Any:
         (field,) = (f for f in dataclasses.fields(self) if f.name == name)  # type: ignore[arg-type]
-        value = _checked(getattr(self, name)(count), field)
+        value = getattr(self, name)(count)
+        if value is None:
+            raise TypeError(f"`{name}` must be a number, got None from its schedule")
+        value = _checked(value, field)
         check_single(value, name=name)
         return value
 

@@ -33,6 +33,11 @@ def checked_axes(axes: Any, *, name: str) -> int | tuple[int, ...]:
     raise TypeError(f"`{name}` must be an int or a tuple of ints, got {describe(axes)}")
 
 
+def as_tuple(axes: Axes) -> tuple[int, ...]:
+    """Returns an axis, or several, as a tuple."""
+    return (axes,) if isinstance(axes, int) else tuple(axes)
+
+
 def positive_axes(axes: Axes, rank: int, *, name: str) -> tuple[int, ...]:
     """Returns `axes` counted from the front. An axis out of range, or named twice, is an error."""
     given = checked_axes(axes, name=name)

@@ -117,13 +117,19 @@ class Met(NamedTuple):
         """Returns the memory that its regularizer makes for it."""
         assert self.regularizer is not None
         with self.divided():
-            return begun(self.regularizer, self.leaf, extras)
+            memory = begun(self.regularizer, self.leaf, extras)
+            if not jax.tree.leaves(memory):
+                raise ValueError(f"`init` of {self.regularizer!r} must return a tree of arrays, got {describe(memory)}")
+            return memory
 
     def renewed(self) -> Any:
         """Returns the memory for the next step."""
         assert self.regularizer is not None
         with self.divided():
-            return renewed(self.regularizer, self.leaf, self.memory)
+            memory = renewed(self.regularizer, self.leaf, self.memory)
+            if (got := _types(memory)) != (known := _types(self.memory)):
+                raise TypeError(f"`updated` of {self.regularizer!r} must return a memory like {known}, got {got}")
+            return memory
 
     def check(self) -> None:
         """Raises an error where its penalty or its constraint does not take the parameter, or the memory for it."""
@@ -163,6 +169,11 @@ class Met(NamedTuple):
                 raise type(error)(f"{where}: {error}") from error
             error.add_note(where)
             raise
+
+
+def _types(memory: Any) -> Any:
+    """Returns the structure of a memory with what each array is, as text."""
+    return jax.tree.map(describe, memory)
 
 
 def penalties_of(met: list[Met], key: jax.Array | None) -> list[jax.Array]:

@@ -88,8 +88,8 @@ def _is_optimizer_state(part: Any) -> bool:
     return is_state and bool(jax.tree.leaves(part))
 
 
-def replace_leaves(tree: Any, new: Mapping[str, Any]) -> Any:
-    """Returns `tree` with the leaves at the paths in `new` replaced, inside their boxes."""
+def replace_leaves(tree: Any, new: Mapping[str, Any], unboxed: Collection[str] = ()) -> Any:
+    """Returns `tree` with the leaves at the paths in `new` replaced, inside their boxes, or in place of these."""
 
     def replaced(prefix: tuple[Any, ...], tree: Any) -> Any:
         treedef: Any
@@ -103,7 +103,7 @@ def replace_leaves(tree: Any, new: Mapping[str, Any]) -> Any:
                 f"`tree` must hold arrays, got an nnx.Module{f' at `{name}`' if name else ''}; "
                 "give `nnx.state(model, nnx.Param)`, and put the result into the model by `nnx.update`"
             )
-        if isinstance(part, _BOXES):
+        if isinstance(part, _BOXES) and name not in unboxed:
             return jax.tree.map(lambda content: replaced(path, content), part, is_leaf=lambda inner: inner is not part)
         return new.get(name, part)
 

@@ -36,7 +36,8 @@ def box(x: ArrayLike, *, lower: ArrayLike, upper: ArrayLike) -> jax.Array:
     wide = as_wide(array)
     low, high = (_bound(value, array, name=name) for value, name in ((lower, "lower"), (upper, "upper")))
     # A weight that is not finite has no nearest one that would tell of it.
-    return jnp.where(jnp.isfinite(wide), jnp.clip(wide, low, high), wide * 0).astype(array.dtype)
+    moved = jnp.where(jnp.isfinite(wide), jnp.clip(wide, low, high), wide * 0).astype(array.dtype)
+    return jnp.where((wide >= low) & (wide <= high) & jnp.isfinite(wide), array, moved)
 
 
 def _bound(value: ArrayLike, x: jax.Array, *, name: str) -> jax.Array:
@@ -118,14 +119,21 @@ def _lowered(x: jax.Array, radius: jax.Array, over: Over) -> jax.Array:
     """Returns (x − θ)₊ for the number θ in each group that makes the sum of the group the radius."""
     if not x.size:
         return x
-    # Weights that are further than the radius below the largest one become 0, so θ is sought among the others. They are
-    # moved to where it is positive, which loses nothing where the radius is far below the weights.
-    top = jax.lax.stop_gradient(largest(x, over, least=-np.inf))
-    near = jnp.maximum(x - top + 2 * radius, 0) + 0 * x  # so that an infinity shows
+    # No sum below overflows where the radius is almost the largest number.
+    unit = jnp.where(jax.lax.stop_gradient(radius) > np.finfo(x.dtype).max / 16, 1 / 16, jnp.ones_like(radius))
+    x, radius, count = x * unit, radius * unit, count_along(x, over.axes)
+    # θ is at least the largest weight minus the radius, and at least the mean minus the share of the radius. Weights
+    # are counted from a little below the larger of these, which is near enough to them to round nothing away.
+    top, mean = (jax.lax.stop_gradient(v) for v in (largest(x, over, least=-np.inf), sum_of(x / count, over)))
+    share = jax.lax.stop_gradient(radius / count)
+    few = top - 2 * radius >= mean - 2 * share
+    base, margin = jnp.where(few, top, mean), jnp.where(few, jax.lax.stop_gradient(2 * radius), 2 * share)
+    near = jnp.maximum(x - base + margin, 0) + 0 * x  # so that an infinity shows
     level = cut_level(near, radius, over)
     lowered = jnp.where(near > level, near - level, 0 * (near + level))
     total = jax.lax.stop_gradient(sum_of(lowered, over))
-    return lowered * jnp.where(total > 0, jax.lax.stop_gradient(radius) / jnp.where(total > 0, total, 1.0), 1.0)
+    scale = jnp.where(total > 0, jax.lax.stop_gradient(radius) / jnp.where(total > 0, total, 1.0), 1.0)
+    return lowered * scale / unit
 
 
 def _rounding(x: jax.Array, bound: jax.Array, over: Over, dtype: Any) -> jax.Array:

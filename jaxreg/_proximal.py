@@ -166,7 +166,7 @@ def proximal(
             f"`learning_rate` must be that of `inner`, got None; {rules.label(penalties[0])} has a penalty, and "
             "the rate may be left out only where all rules are constraints"
         )
-    if not callable(learning_rate) and penalties:
+    if learning_rate is not None and not callable(learning_rate):
         learning_rate = checked_scalar(learning_rate, name="learning_rate")
     b2, eps, eps_root = (checked_scalar(v, name=n) for v, n in ((b2, "b2"), (eps, "eps"), (eps_root, "eps_root")))
     if not isinstance(b2, jax.Array) and b2 >= 1:
@@ -202,7 +202,8 @@ def proximal(
         for met in penalized:
             if met.has_constraint:
                 met.check()
-        check_state(inner_state, has_penalties=not leaves or any(met.has_penalty for met in penalized))
+        may_be = bool(penalties) and not leaves  # a tree that is empty here may have had parameters
+        check_state(inner_state, has_penalties=may_be or any(met.has_penalty for met in penalized))
         if check and penalized:
             jax.eval_shape(lambda state: check_metric(state, penalized), inner_state)
             check_steps(wrapped, params, penalized, weigh, learning_rate, is_choice=metric == "euclidean")

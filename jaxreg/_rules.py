@@ -233,8 +233,9 @@ class Rules:
 
         Raises:
           TypeError: no regularizer takes a tree of that name, or one needs a tree that is not given.
-          ValueError: a rule whose regularizer keeps something met no parameter, or a further tree has no entry, or one
-            of another shape, for a parameter. The message has its path.
+          ValueError: a rule whose regularizer keeps something met no parameter, a further tree has no entry for a
+            parameter, or a regularizer refuses the entry, as `Anchor` does one of another shape. The message has the
+            path.
 
         >>> rules = jaxreg.Rules((r"kernel$", jaxreg.Anchor(0.5)))
         >>> rules.init({"kernel": jnp.ones(2), "bias": jnp.ones(1)})
@@ -248,18 +249,21 @@ class Rules:
             return ()
         if self.strict:
             check_no_optimizer_state(tree)
+        others = other_names(tree, [path for path, _ in leaves_with_paths(tree)])
         tree = without_modules(tree)
         leaves = leaves_with_paths(tree)
         keeping = [i for i, r in enumerate(self.regularizers) if r is not None and r.has_memory]
-        found = self.met_leaves(leaves, strict=bool(leaves), only=keeping)
+        found = self.met_leaves(leaves, strict=bool(leaves), only=keeping, others=others)
         entries = {name: dict(leaves_with_paths(further)) for name, further in trees.items()}
-        made: dict[str, Any] = {path: optax.MaskedNode() for path, _ in leaves}
+        made = {}
         for m in found:
             if m.has_memory:
                 with m.located():
+                    if missing := [name for name, needed in m.extras().items() if needed and name not in trees]:
+                        raise TypeError(f"`{missing[0]}` must be given: rules.init(tree, {missing[0]}=...)")
                     extras = {n: _entry(entries[n], m.path, name=n) for n in m.extras() if n in trees}
-                made[m.path] = jax.tree.map(jnp.array, m.begun(extras))
-        return replace_leaves(tree, made)
+                made[m.path] = m.begun(extras)
+        return _in_tree(tree, leaves, made)
 
     def updated(self, tree: Any, memory: Any) -> Any:
         """Returns the memory for the next step, from the parameters that this step met.
@@ -274,12 +278,10 @@ class Rules:
     def fitted_memory(self, tree: Any, memory: Any) -> Any:
         """Returns a copy of a memory in the structure of `tree`, checked against its parameters."""
         leaves = leaves_with_paths(tree)
-        made: dict[str, Any] = {path: optax.MaskedNode() for path, _ in leaves}
-        for m in self.met_leaves(leaves, strict=False, memory=memory):
-            if m.has_memory:
-                m.check()
-                made[m.path] = jax.tree.map(jnp.array, m.memory)
-        return replace_leaves(without_modules(tree), made)
+        keeping = [m for m in self.met_leaves(leaves, strict=False, memory=memory) if m.has_memory]
+        for m in keeping:
+            m.check()
+        return _in_tree(without_modules(tree), leaves, {m.path: m.memory for m in keeping})
 
     def _with_memory(self, found: list[Met], memory: Any) -> list[Met]:
         """Returns what rules met, each with its memory."""
@@ -294,7 +296,8 @@ class Rules:
         for m in found:
             if m.has_memory and is_nothing(parts.get(m.path)):
                 with m.located():
-                    _entry({path: None for path, _ in leaves_with_paths(memory)}, m.path, name="memory", missing=True)
+                    known = {path: leaf for path, leaf in leaves_with_paths(memory) if not is_masked(leaf)}
+                    _entry(known, m.path, name="memory")
             remembered.append(m._replace(memory=parts[m.path]) if m.has_memory else m)
         return remembered
 
@@ -510,9 +513,23 @@ def _row(met: Met, key: jax.Array | None) -> Row:
     return Row(met.path, describe(met.leaf), size, met.patterns, cost, seen, met.names, distance)
 
 
-def _entry(entries: Mapping[str, Any], path: str, *, name: str, missing: bool = False) -> Any:
+def _in_tree(tree: Any, leaves: list[tuple[str, Any]], memories: Mapping[str, Any]) -> Any:
+    """Returns copies of memories in the structure of a tree, with a `MaskedNode` where there is none.
+
+    A box has names of mesh axes, so it stays around arrays of the shape of its parameter, and around nothing else.
+    """
+    made, unboxed = {}, set()
+    for path, leaf in leaves:
+        made[path] = jax.tree.map(jnp.array, memories[path]) if path in memories else optax.MaskedNode()
+        inside = jax.tree.leaves(made[path])
+        if not inside or any(jnp.shape(part) != jnp.shape(leaf) for part in inside):
+            unboxed.add(path)
+    return replace_leaves(tree, made, unboxed)
+
+
+def _entry(entries: Mapping[str, Any], path: str, *, name: str) -> Any:
     """Returns the entry of a tree for a parameter, or raises an error with the nearest paths."""
-    if path in entries and not missing:
+    if path in entries:
         return entries[path]
     near = difflib.get_close_matches(path, list(entries), n=3, cutoff=0.0)
     raise ValueError(f"`{name}` has no entry for it; the nearest paths are {near}")

@@ -22,7 +22,8 @@ def share_of(fraction: jax.Array | float, count: int) -> jax.Array | int:
     """Returns round(fraction · count), also where the count has more digits than the dtype of a traced fraction."""
     if isinstance(fraction, float | int | np.number):
         return round(float(fraction) * count)
-    fraction = as_wide(as_real(fraction, name="fraction"))
+    fraction = as_real(fraction, name="fraction")
+    fraction = as_wide(fraction if jnp.issubdtype(fraction.dtype, jnp.floating) else fraction.astype(jnp.float32))
     if fraction.ndim:
         raise ValueError(f"`fraction` must be a scalar, got {describe(fraction)}; map over several with `jax.vmap`")
     fraction = jnp.clip(fraction, 0, 1)

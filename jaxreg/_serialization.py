@@ -1,5 +1,6 @@
 """Names and dicts to regularizers, and back."""
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -69,7 +70,13 @@ def get(identifier: Any) -> RegularizerLike | None:
 
 
 def _with_defaults(cls: type[Term]) -> Any:
-    return cls(**cls._named_defaults) if issubclass(cls, Shipped) else cls()
+    if not issubclass(cls, Shipped):
+        return cls()
+    fields = dataclasses.fields(cls)
+    if required := [field.name for field in fields if field.default is dataclasses.MISSING]:
+        named = ", ".join(f"{name}=..." for name in required)
+        raise TypeError(f"`identifier` must be an object where a class has no defaults: write {cls.__name__}({named})")
+    return cls(**cls._named_defaults)
 
 
 def serialize(regularizer: RegularizerLike | None) -> dict[str, Any] | None:

@@ -41,6 +41,8 @@ class Term(Configured):
             )
         if cls.__dict__.get("__slots__"):
             raise TypeError(f"{cls.__name__} must not have `__slots__`: its strengths would not be found")
+        if cls.updated is not Term.updated and cls.init is Term.init:
+            raise TypeError(f"{cls.__name__} must define `init`, which makes the memory that its `updated` renews")
         # A prox belongs to the call that is defined with it or above it, and the flag to the prox.
         for name, owner in (("prox", "__call__"), ("has_metric_prox", "prox")):
             if not issubclass(_definer(cls, name), _definer(cls, owner)):

@@ -282,7 +282,9 @@ def _with_gradients(
             update = jnp.asarray(pairs.updates[i])
             if jnp.iscomplexobj(gradient):
                 if cautious:
-                    raise TypeError(f"`cautious` is for real parameters, got {describe(value)}")
+                    raise TypeError(
+                        f"at `{pairs.paths()[i]}`: `cautious` is for real parameters, got {describe(value)}"
+                    )
                 gradient = gradient.conj()  # JAX has the conjugate of the gradient that optax takes
             if cautious:
                 # `factor` is negative where updates are steps, so both point the same way where the signs agree.

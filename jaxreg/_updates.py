@@ -106,14 +106,25 @@ def check_memory(rules: Any, memory: Any) -> None:
 
 def first_memory(rules: Any, memory: Any, params: Any) -> Any:
     """Returns the memory of a state: that which was given, as a copy in the structure of the parameters, or its own."""
-    if not isinstance(rules, Rules):
+    if not isinstance(rules, Rules) or not rules.has_memory:
         return ()
+    params = _none_as_masked(params)
     return rules.init(params) if memory is None else rules.fitted_memory(params, memory)
 
 
 def next_memory(rules: Any, memory: Any, params: Any) -> Any:
     """Returns the memory of the next state, renewed from the parameters that this update met."""
-    return rules.updated(params, memory) if isinstance(rules, Rules) else memory
+    if not isinstance(rules, Rules) or not rules.has_memory:
+        return memory
+    # A parameter that becomes memory as it is may be donated, and the memory with it.
+    known = {id(leaf) for leaf in jax.tree.leaves(params)}
+    renewed = rules.updated(_none_as_masked(params), memory)
+    return jax.tree.map(lambda part: jnp.array(part) if id(part) in known else part, renewed)
+
+
+def _none_as_masked(params: Any) -> Any:
+    """Returns parameters with a `MaskedNode` for each None, since a rule may be for what stood there."""
+    return jax.tree.map(lambda p: optax.MaskedNode() if p is None else p, params, is_leaf=lambda p: p is None)
 
 
 def rules_at(rules: Any, count: jax.Array) -> Any:

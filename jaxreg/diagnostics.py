@@ -153,11 +153,11 @@ def fisher_diagonal(apply: Callable[[Any, Any], jax.Array], params: Any, batches
       key: a key from `jax.random.key`, for the labels.
 
     Returns:
-      A tree like `params`, with arrays in at least float32.
+      A tree like `params`. Arrays of floats are in at least float32.
 
     Raises:
-      TypeError, ValueError: `batches` is empty or an array, `key` is no key, or `apply` returns no logits for each
-        example.
+      TypeError, ValueError: `apply` is no function, `batches` is empty or an array, `key` is no key, or `apply` returns
+        no logits for each example.
 
     >>> def apply(params, x):
     ...     return x @ params["kernel"]
@@ -168,6 +168,8 @@ def fisher_diagonal(apply: Callable[[Any, Any], jax.Array], params: Any, batches
     Source: Kirkpatrick et al., Overcoming catastrophic forgetting in neural networks, 2017; Kunstner, Balles and
     Hennig, Limitations of the empirical Fisher approximation for natural gradient descent, 2019, for sampled labels.
     """
+    if not callable(apply):
+        raise TypeError(f"`apply` must be a function from parameters and inputs to logits, got {describe(apply)}")
     check_key(key, or_old=True)
     if key is None:
         raise TypeError("`key` must be a key from `jax.random.key`, got None")
@@ -191,7 +193,7 @@ def fisher_diagonal(apply: Callable[[Any, Any], jax.Array], params: Any, batches
                 f"`apply` must return logits with the {_size_of_batch(batch)} examples along the first axis "
                 f"and classes along the last, got {describe(logits)}"
             )
-        labels = jax.random.categorical(key, logits)
+        labels = jax.random.categorical(key, as_wide(logits))  # which samples in the dtype that it gets
 
         def log_probability(values: list[jax.Array], example: Any, label: jax.Array) -> jax.Array:
             log_probabilities = jax.nn.log_softmax(
@@ -212,7 +214,7 @@ def fisher_diagonal(apply: Callable[[Any, Any], jax.Array], params: Any, batches
         count += size
     if totals is None or not count:
         raise ValueError("`batches` must hold at least one example, got none")
-    filled = [jnp.zeros_like(leaf) if hasattr(leaf, "dtype") else leaf for leaf in leaves]
+    filled = [jnp.zeros_like(leaf) for leaf in leaves]
     for i, total in zip(chosen, totals, strict=True):
         filled[i] = total / count
     return jax.tree.unflatten(structure, filled)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import json
 
 import chex
 import jax
@@ -12,6 +13,7 @@ import optax
 import pytest
 import scipy.linalg
 from cases import CONSTRAINTS, EACH_CONSTRAINT, FEW_CONSTRAINTS, KEPT
+from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from test_shards import AUTO, PLACES, crossed, divisible, in_shards, within
@@ -240,6 +242,8 @@ def test_numbers_may_be_anything_and_retrace_nothing(case):
 def test_bad_numbers_are_errors(case):
     for name in case.case.numbers:
         for bad in (np.nan, "1", True, None, 1j, jnp.zeros((2,), bool)):
+            if bad is None and name in ("lower", "upper"):
+                continue  # no bound
             with pytest.raises((TypeError, ValueError), match=f"`{name}`"):
                 case.make(**{name: bad})
         if name not in ("lower", "upper"):
@@ -432,3 +436,71 @@ def test_the_gradient_reaches_the_numbers():
                 slope = jax.grad(total)(jnp.asarray(1.0))
                 numeric = (total(jnp.asarray(1.0 + 1e-6)) - total(jnp.asarray(1.0 - 1e-6))) / 2e-6
                 np.testing.assert_allclose(slope, numeric, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("share", [1e-6, 1e-4, 0.1, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("size", [1, 2, 1_000, 100_000])
+def test_sums_of_many_weights(size, share):
+    """Against a sort in float64: the radius may be far above or far below the single weights."""
+    x = sample((size,), 7, 0.02)
+    wide = np.abs(np.float64(x))
+    radius = np.float32(share * wide.sum())
+
+    def exact(sizes):
+        ordered = np.sort(sizes)[::-1]
+        sums = np.cumsum(ordered) - radius
+        count = np.nonzero(ordered * np.arange(1, size + 1) > sums)[0][-1] + 1
+        return np.maximum(sizes - sums[count - 1] / count, 0)
+
+    near = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-7 * wide.max() * (1 + np.log2(size)))
+    near(constraints.L1Ball(radius, group_axis=())(x), np.sign(x) * exact(wide))
+    near(constraints.Simplex(radius, group_axis=())(x), exact(np.float64(x)))
+    near(constraints.Simplex(radius, group_axis=())(x + 1), exact(np.float64(x + 1)), atol=3e-7 * (1 + np.log2(size)))
+
+
+def test_radii_near_the_largest_number():
+    assert constraints.L1Ball(3e38, group_axis=())(jnp.array([3e38, -2e38])).tolist() == pytest.approx(
+        [2e38, -1e38], rel=1e-5
+    )
+    assert constraints.Simplex(3e38, group_axis=())(jnp.array([1.0, -2.0])).tolist() == pytest.approx(
+        [1.5e38] * 2, rel=1e-5
+    )
+    assert constraints.Simplex(3e38, group_axis=())(jnp.array([1.0])).tolist() == pytest.approx([3e38], rel=1e-5)
+
+
+def test_signs_of_zero_and_denormal_numbers_are_kept():
+    for dtype in (jnp.float32, jnp.float16, jnp.bfloat16):
+        tiny = float(jnp.finfo(dtype).smallest_subnormal)
+        x = jnp.asarray(np.asarray([-0.0, 0.0, tiny, 0.5]), dtype)
+        for constraint in (constraints.NonNeg(), constraints.Box(-1.0, 1.0), constraints.Box(0.0, 1.0)):
+            np.testing.assert_array_equal(bits(constraint(x)), bits(x))
+            np.testing.assert_array_equal(bits(jax.jit(constraint)(x)), bits(x))
+
+
+def test_limits_of_pairs():
+    """Of Python's and NumPy's numbers, and of schedules that return these."""
+    for low, high in ((2.0, 1.0), (np.float32(2), np.float32(1)), (np.array(2.0), 1), (lambda c: 2.0, lambda c: 1.0)):
+        with pytest.raises(ValueError, match="`min_value` must be at most `max_value`"):
+            constraints.MinMaxNorm(low, high).at(0)
+        with pytest.raises(ValueError, match="`lower` must be at most `upper`"):
+            constraints.Box(low, high).at(0)
+    box = constraints.Box(None, 1.0)
+    assert box == constraints.Box(-np.inf, 1)
+    assert json.loads(json.dumps(jaxreg.serialize(box), allow_nan=False)) == jaxreg.serialize(box)
+    assert jaxreg.deserialize(jaxreg.serialize(box)) == box
+
+
+def test_misplaced_options():
+    for call, words in (
+        (lambda: constraints.MaxNorm(group_axis=lambda c: 0), "`group_axis` must be an int"),
+        (lambda: constraints.MaxNorm(Rules(("a", "l2"))), "`max_value` must be a number"),
+        (lambda: jaxreg.L2(nnx.Param(jnp.ones(()))), "`l2` must be a number"),
+        (lambda: jaxreg.L1L2(lambda c: None).at(0), "`l1` must be a number, got None"),
+        (lambda: jaxreg.get("box"), r"write Box\(lower=..., upper=...\)"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            call()
+    assert not constraints.Sparsity(jnp.int32(1))(jnp.ones(4)).any()
+    total = jaxreg.GroupLasso(0.1, (-1,)) + constraints.MaxNorm(group_axis=-1)
+    assert total.has_prox
+    assert not (jaxreg.GroupLasso(0.1, batch_axis=0) + constraints.MaxNorm()).has_prox

@@ -244,8 +244,8 @@ FAULTS = {
         r"at `layer/kernel`.*`importance` must have the shape of the array, float32\[2,3\], got float32\[3\]",
     ),
     "a negative importance": (
-        lambda: ANCHORED.init(tree(START), importance=tree(-FISHER)),
-        r"at `layer/kernel`.*`importance` must be >= 0",
+        lambda: ANCHORED.init(tree(START), importance=jax.tree.map(np.asarray, tree(-FISHER))),
+        r"at `layer/kernel`.*`importance` must be finite and >= 0",
     ),
     "no importance": (
         lambda: ANCHORED.init(tree(START), importance=jax.tree.map(lambda x: x > 0, tree(FISHER))),
@@ -628,3 +628,111 @@ def test_constraints_and_penalties_side_by_side():
     np.testing.assert_allclose(found, np.maximum(minimum(START), 0), atol=3e-5)
     memory = optax.tree.get(state, "memory")["layer"]["kernel"]
     assert memory[1] == ()
+
+
+def test_importance_keeps_its_precision():
+    importance = jnp.array([1e-9, 1.0, 7e4])
+    memory = Anchor(1.0).init(jnp.ones(3, jnp.float16), importance=importance)
+    np.testing.assert_array_equal(memory[1], importance)
+    counts = Anchor(1.0).init(jnp.ones(3), importance=jnp.arange(3))
+    np.testing.assert_array_equal(counts[1], [0, 1, 2])
+    assert jax.eval_shape(lambda x: Anchor(1.0).init(x, importance=x), jnp.ones(3))[1].shape == (3,)
+    jax.jit(lambda x: Anchor(1.0).init(x, importance=x))(jnp.ones(3))
+
+
+def test_labels_of_low_precision_are_sampled_in_float32():
+    found = jaxreg.diagnostics.fisher_diagonal(
+        lambda params, x: x @ params,
+        jnp.zeros((1, 64), jnp.bfloat16),
+        [jnp.ones((20_000, 1), jnp.bfloat16)],
+        jax.random.key(0),
+    )
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, np.full((1, 64), (1 - 1 / 64) / 64), rtol=0.2)
+
+
+def test_boxes_with_names_of_mesh_axes():
+    """A box stays around what has the shape of its parameter, so that the sharded init of Flax works."""
+    init = jax.jit(
+        lambda: jaxreg.proximal(
+            optax.sgd(0.1), Rules((r"norm", KeepNorm()), (r"zero", KeepZeros()), (r"both", NonNeg() + Anchor(0.1))), 0.1
+        ).init({name: nn.Partitioned(jnp.ones((8, 4)), ("d", "m")) for name in ("norm", "zero", "both", "free")})
+    )
+    with jax.set_mesh(AUTO):
+        state = jax.jit(init, out_shardings=nn.get_sharding(jax.eval_shape(init), AUTO))()
+    assert isinstance(state.memory["zero"], nn.Partitioned)
+    assert state.memory["norm"].shape == (1, 4)
+    assert state.memory["both"].value[1].sharding.spec == P("d", "m")
+
+
+class Renewing(Regularizer):
+    """A class whose memory becomes what `renew` makes of the parameter."""
+
+    renew: object = lambda x: x
+
+    def init(self, x):
+        return x * 0
+
+    def __call__(self, x, *, memory):
+        return jnp.sum(jnp.square(x - memory))
+
+    def updated(self, x, memory):
+        return self.renew(x)
+
+
+def test_what_updated_returns():
+    params = {"kernel": jnp.ones(3), "none": None}
+    tx = jaxreg.decoupled(optax.sgd(0.1), Rules((r"kernel", Renewing())), 0.1)
+    _, state = tx.update(params, tx.init(params), params)
+    jax.tree.map(lambda x: x.delete(), params)
+    np.testing.assert_array_equal(state.memory["kernel"], np.ones(3))
+    for renew in (lambda x: x.astype(jnp.bfloat16), lambda x: (x, x), lambda x: x[:2]):
+        rules = Rules((r"kernel", Renewing(renew)))
+        given = {"kernel": jnp.ones(3)}
+        with pytest.raises(TypeError, match=r"at `kernel`.*`updated` of .* must return a memory like"):
+            rules.updated(given, rules.init(given))
+    with pytest.raises(TypeError, match="must define `init`"):
+        type("Mine", (Regularizer,), {"updated": lambda self, x, memory: memory})
+    nothing = type("Nothing", (Regularizer,), {"init": lambda self, x: (), "__call__": lambda self, x, memory: 0.0})
+    with pytest.raises(ValueError, match=r"at `kernel`.*`init` of .* must return a tree of arrays"):
+        Rules((r"kernel", nothing())).init({"kernel": jnp.ones(3)})
+
+
+class Needing(Regularizer):
+    def init(self, x, teacher):
+        return teacher
+
+    def __call__(self, x, *, memory):
+        return jnp.sum(jnp.square(x - memory))
+
+
+def test_a_tree_that_must_be_given():
+    rules = Rules((PATTERN, 2.0 * (Needing() + L1(0.1))))
+    with pytest.raises(TypeError, match=r"at `layer/kernel`.*`teacher` must be given: rules.init\(tree, teacher=...\)"):
+        rules.init(tree(START))
+    memory = rules.init(tree(START), teacher=tree(PRETRAINED))
+    np.testing.assert_allclose(
+        rules(tree(START), memory=memory), 2 * np.sum((START - PRETRAINED) ** 2) + 0.2 * np.abs(START).sum(), rtol=1e-6
+    )
+
+
+def test_parameters_that_are_none():
+    params = {"a": jnp.ones((2, 2)), "b": None}
+    for rules in (Rules((r"b$", KeepNorm()), (r"a$", NonNeg())), Rules((r"a$", KeepNorm()), (r"b$", MaxNorm()))):
+        tx = jaxreg.proximal(optax.sgd(0.1), rules)
+        state = tx.init(params)
+        for _ in range(2):
+            _, state = tx.update(params, state, params)
+    slow = jaxreg.decoupled(optax.sgd(0.1), Rules((r"a$", Slow())), 0.1)
+    _, state = slow.update(params, slow.init(params), params)
+    assert state.memory["a"]["count"] == 1
+
+
+def test_a_shared_weight_is_named_by_its_path():
+    class Shared(nnx.Module):
+        def __init__(self):
+            self.first = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
+            self.second = self.first
+
+    with pytest.raises(ValueError, match="`second/kernel`, which is the same parameter as `first/kernel`"):
+        Rules((r"second/kernel", Anchor(0.1))).init(Shared())

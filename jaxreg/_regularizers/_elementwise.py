@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxreg import penalties, prox
-from jaxreg._checks import as_real, describe
+from jaxreg._checks import as_real, checked_number, describe
 from jaxreg._evaluate import fitting, in_order
 from jaxreg._fields import number, strength
 from jaxreg._names import public
@@ -341,7 +341,7 @@ class Anchor(Shipped):
 
     Raises:
       TypeError, ValueError: `factor` is not a finite number >= 0. When called: `memory` is missing or has another
-        shape. On `init`: `importance` has another shape, or holds a negative number.
+        shape. On `init`: `importance` has another shape, or is a NumPy array with a negative number.
 
     >>> anchor = jaxreg.Anchor(0.5)
     >>> memory = anchor.init(jnp.array([1.0, 2.0]))
@@ -365,10 +365,9 @@ class Anchor(Shipped):
             raise ValueError(
                 f"`importance` must have the shape of the array, {describe(reference)}, got {describe(importance)}"
             )
-        importance = as_wide(as_real(importance, name="importance").astype(reference.dtype))
-        if not isinstance(importance, jax.core.Tracer) and not jnp.all(importance >= 0):
-            raise ValueError("`importance` must be >= 0, got an array that holds negative numbers or NaN")
-        return reference, importance
+        importance = as_real(checked_number(importance, name="importance"), name="importance")
+        is_float = jnp.issubdtype(importance.dtype, jnp.floating)
+        return reference, as_wide(importance if is_float else importance.astype(jnp.float32))
 
     def __call__(self, x: jax.Array, *, memory: Any = None) -> jax.Array:
         return self._scaled(penalties.anchor(x, **_remembered(memory, x)))

@@ -4,7 +4,7 @@ from typing import Any
 
 from jaxreg import penalties, prox
 from jaxreg._fields import axes, number, static, strength
-from jaxreg._matrix import Axes
+from jaxreg._matrix import Axes, as_tuple
 from jaxreg._names import public
 from jaxreg._regularizers._shipped import Shipped
 
@@ -53,7 +53,7 @@ class GroupLasso(Shipped):
     _penalty, _prox, has_metric_prox = penalties.group_lasso, prox.group_lasso, True
 
     def _norm_groups(self) -> Any:
-        return self.group_axis, self.batch_axis
+        return as_tuple(self.group_axis), as_tuple(self.batch_axis)
 
 
 @public

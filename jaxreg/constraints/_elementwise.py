@@ -51,8 +51,8 @@ class Box(Shipped):
     infinity comes back as NaN.
 
     Args:
-      lower: the least value, a number or an array, in the unit of the weights. It may be −inf.
-      upper: the largest value, which may be inf. Both are rounded to the dtype of the weights.
+      lower: the least value, a number or an array, in the unit of the weights. None and −inf are no bound.
+      upper: the largest value. None and inf are no bound. Both are rounded to the dtype of the weights.
 
     Raises:
       TypeError, ValueError: a bound is no number or NaN, or `lower` is greater than `upper`.
@@ -68,12 +68,17 @@ class Box(Shipped):
 
     _projection = projections.box
 
+    _in_order = ("lower", "upper")
+
     def __post_init__(self) -> None:
+        for name, unbounded in (("lower", -np.inf), ("upper", np.inf)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, unbounded)
         super().__post_init__()
-        bounds = (self.lower, self.upper)
-        known = all(isinstance(value, float | int | np.number | np.ndarray) for value in bounds)
-        if known and np.any(np.asarray(self.lower) > np.asarray(self.upper)):
-            raise ValueError(f"`lower` must be at most `upper`, got {self.lower} and {self.upper}")
+
+    def get_config(self) -> dict[str, Any]:
+        # JSON has no infinity.
+        return {name: None if np.isinf(value) else value for name, value in super().get_config().items()}
 
     def _is_separable(self) -> bool:
         return True

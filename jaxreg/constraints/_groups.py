@@ -6,7 +6,7 @@ import jax
 
 from jaxreg import _projections as projections
 from jaxreg._fields import axes, number
-from jaxreg._matrix import Axes
+from jaxreg._matrix import Axes, as_tuple
 from jaxreg._names import public
 from jaxreg.constraints._shipped import Shipped
 
@@ -50,7 +50,7 @@ class MaxNorm(Shipped):
         return projections.norm_between(x, None, high, group_axis=self.group_axis, batch_axis=self.batch_axis)
 
     def _norm_groups(self) -> Any:
-        return self.group_axis, self.batch_axis
+        return as_tuple(self.group_axis), as_tuple(self.batch_axis)
 
 
 @public
@@ -119,10 +119,7 @@ class MinMaxNorm(Shipped):
     group_axis: Axes = axes(-1)
     batch_axis: Axes = axes(())
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if isinstance(self.min_value, float) and isinstance(self.max_value, float) and self.min_value > self.max_value:
-            raise ValueError(f"`min_value` must be at most `max_value`, got {self.min_value} and {self.max_value}")
+    _in_order = ("min_value", "max_value")
 
     def __call__(self, x: jax.Array) -> jax.Array:
         low, high = (projections.norm_bound(x, self._number(n), name=n) for n in ("min_value", "max_value"))
