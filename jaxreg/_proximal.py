@@ -295,10 +295,13 @@ def _inside(change: jax.Array, update: jax.Array, param: jax.Array, moved: jax.A
 def _once(met: Met, array: jax.Array) -> jax.Array | bool:
     """Returns True, which XLA on CPUs knows once it has computed an array, if that takes more than one pass.
 
-    Groups and matrices take more. XLA does not see that no number is both below and above 0. The conditional keeps it
-    from doing this for each weight.
+    Groups, matrices and most constraints take more. XLA does not see that no number is both below and above 0. The
+    conditional keeps it from doing this for each weight.
     """
-    is_one_pass = not met.seen() or not array.size
+    assert met.regularizer is not None
+    _, constraints = in_parts(met.regularizer, ())
+    is_separable = all(term._is_separable() for term, _ in constraints)
+    is_one_pass = (is_separable and not met.seen()) or not array.size
     if is_one_pass or jax.default_backend() != "cpu" or not jax.typeof(array).sharding.mesh.empty:
         return True
     number = array[(0,) * array.ndim]
