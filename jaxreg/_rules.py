@@ -1,16 +1,13 @@
 """Rules: which regularizer meets which leaf of a tree, by path."""
 
 import dataclasses
-import difflib
 from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, NoReturn, Self
 
 import flax.serialization
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import PartitionSpec
 
 from jaxreg._base import Sum, as_term, is_scale, not_for_a_loss
@@ -19,16 +16,15 @@ from jaxreg._config import from_dict, to_dict
 from jaxreg._evaluate import is_nothing
 from jaxreg._explain import Explanation, Row
 from jaxreg._matching import Pattern, checked_pattern, match, name_of
+from jaxreg._memory import begun, in_tree, remembered, renewed
 from jaxreg._met import Met, penalties_of
 from jaxreg._numerics import add_up, as_wide, everything, norms
 from jaxreg._paths import (
     check_no_optimizer_state,
     is_masked,
     leaves_with_paths,
-    map_parts,
     other_names,
     replace_leaves,
-    without_modules,
 )
 from jaxreg._pytree import identity, register
 from jaxreg._serialization import RegularizerLike, get
@@ -249,21 +245,11 @@ class Rules:
             return ()
         if self.strict:
             check_no_optimizer_state(tree)
-        others = other_names(tree, [path for path, _ in leaves_with_paths(tree)])
-        tree = without_modules(tree)
         leaves = leaves_with_paths(tree)
         keeping = [i for i, r in enumerate(self.regularizers) if r is not None and r.has_memory]
+        others = other_names(tree, [path for path, _ in leaves])
         found = self.met_leaves(leaves, strict=bool(leaves), only=keeping, others=others)
-        entries = {name: dict(leaves_with_paths(further)) for name, further in trees.items()}
-        made = {}
-        for m in found:
-            if m.has_memory:
-                with m.located():
-                    if missing := [name for name, needed in m.extras().items() if needed and name not in trees]:
-                        raise TypeError(f"`{missing[0]}` must be given: rules.init(tree, {missing[0]}=...)")
-                    extras = {n: _entry(entries[n], m.path, name=n) for n in m.extras() if n in trees}
-                made[m.path] = m.begun(extras)
-        return _in_tree(tree, leaves, made)
+        return in_tree(tree, leaves, begun(found, trees))
 
     def updated(self, tree: Any, memory: Any) -> Any:
         """Returns the memory for the next step, from the parameters that this step met.
@@ -272,8 +258,7 @@ class Rules:
         """
         if not any(r is not None and r.has_memory and r.renews_memory for r in self.regularizers):
             return memory
-        new = {m.path: m.renewed() for m in self._met(tree, memory) if m.has_memory}
-        return map_parts(lambda path, _: new[path], memory, new)
+        return renewed(self._met(tree, memory), memory)
 
     def fitted_memory(self, tree: Any, memory: Any) -> Any:
         """Returns a copy of a memory in the structure of `tree`, checked against its parameters."""
@@ -281,25 +266,7 @@ class Rules:
         keeping = [m for m in self.met_leaves(leaves, strict=False, memory=memory) if m.has_memory]
         for m in keeping:
             m.check()
-        return _in_tree(without_modules(tree), leaves, {m.path: m.memory for m in keeping})
-
-    def _with_memory(self, found: list[Met], memory: Any) -> list[Met]:
-        """Returns what rules met, each with its memory."""
-        if is_nothing(memory) and not is_masked(memory):
-            return found
-        if not self.has_memory:
-            raise ValueError(f"`memory` must be `()`, because no rule keeps anything, got {describe(memory)}")
-        keeping = {m.path for m in found if m.has_memory}
-        parts: dict[str, Any] = {}
-        map_parts(lambda path, part: parts.setdefault(path, part), without_modules(memory), keeping)
-        remembered = []
-        for m in found:
-            if m.has_memory and is_nothing(parts.get(m.path)):
-                with m.located():
-                    known = {path: leaf for path, leaf in leaves_with_paths(memory) if not is_masked(leaf)}
-                    _entry(known, m.path, name="memory")
-            remembered.append(m._replace(memory=parts[m.path]) if m.has_memory else m)
-        return remembered
+        return in_tree(tree, leaves, {m.path: m.memory for m in keeping})
 
     def check_penalties(self) -> None:
         """Raises an error if a rule has a constraint, which has no value and no gradient."""
@@ -457,7 +424,11 @@ class Rules:
                     raise ValueError(f"`specs` must have a spec for each shard with a penalty, got those of {known}")
             found.append(met)
             place += regularizer is not None
-        return self._with_memory(found, memory)
+        if is_nothing(memory) and not is_masked(memory):
+            return found
+        if not self.has_memory:
+            raise ValueError(f"`memory` must be `()`, because no rule keeps anything, got {describe(memory)}")
+        return remembered(found, memory)
 
 
 register(Rules)
@@ -511,28 +482,6 @@ def _row(met: Met, key: jax.Array | None) -> Row:
                 distance = float((factor * rest).reshape(()))
     size = int(np.prod(met.leaf.shape))
     return Row(met.path, describe(met.leaf), size, met.patterns, cost, seen, met.names, distance)
-
-
-def _in_tree(tree: Any, leaves: list[tuple[str, Any]], memories: Mapping[str, Any]) -> Any:
-    """Returns copies of memories in the structure of a tree, with a `MaskedNode` where there is none.
-
-    A box has names of mesh axes, so it stays around arrays of the shape of its parameter, and around nothing else.
-    """
-    made, unboxed = {}, set()
-    for path, leaf in leaves:
-        made[path] = jax.tree.map(jnp.array, memories[path]) if path in memories else optax.MaskedNode()
-        inside = jax.tree.leaves(made[path])
-        if not inside or any(jnp.shape(part) != jnp.shape(leaf) for part in inside):
-            unboxed.add(path)
-    return replace_leaves(tree, made, unboxed)
-
-
-def _entry(entries: Mapping[str, Any], path: str, *, name: str) -> Any:
-    """Returns the entry of a tree for a parameter, or raises an error with the nearest paths."""
-    if path in entries:
-        return entries[path]
-    near = difflib.get_close_matches(path, list(entries), n=3, cutoff=0.0)
-    raise ValueError(f"`{name}` has no entry for it; the nearest paths are {near}")
 
 
 def _kind(regularizer: Term | None) -> str:

@@ -34,7 +34,7 @@ FLOORS = (
     ("_config", "_term", "_evaluate", "_base", "_constraint", "_fields", "_regularizers._shipped"),
     ("_regularizers._elementwise", "_regularizers._groups", "_regularizers._norms", "_regularizers._orthogonality"),
     ("_regularizers", "constraints._shipped", "constraints._elementwise", "constraints._groups", "constraints._norms"),
-    ("constraints._sparsity", "constraints", "_serialization", "_matching", "_explain", "_met", "_rules"),
+    ("constraints._sparsity", "constraints", "_serialization", "_matching", "_explain", "_met", "_memory", "_rules"),
     ("_updates", "_transforms", "_probe", "_metric", "_proximal", "_optimizers", "_activity"),
     ("diagnostics",),
     ("__init__",),
