@@ -100,7 +100,8 @@ def l1_ball(x: ArrayLike, *, radius: ArrayLike, group_axis: Axes, batch_axis: Ax
     over, _ = within_groups(wide, group_axis, batch_axis, False)
     radius = option(radius, wide, name="radius")
     is_inside = sum_of(jnp.abs(wide), over) <= radius + _rounding(wide, radius, over, jnp.asarray(x).dtype)
-    moved = jnp.sign(wide) * _lowered(magnitude(wide), radius, over)
+    lowered = _lowered(magnitude(wide), radius, over)
+    moved = jnp.where(lowered > 0, jnp.sign(wide) * lowered, 0 * lowered)  # no zero with a sign
     return in_dtype_of(x, jnp.where(is_inside, wide, moved))
 
 

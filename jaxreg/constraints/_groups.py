@@ -186,8 +186,8 @@ class Simplex(Shipped):
     Raises:
       TypeError, ValueError: as `UnitNorm` does.
 
-    >>> jaxreg.constraints.Simplex(group_axis=())(jnp.array([0.5, 1.0, -3.0]))
-    Array([0.25, 0.75, 0.  ], dtype=float32)
+    >>> print(jaxreg.constraints.Simplex(group_axis=())(jnp.array([0.5, 1.0, -3.0])).round(4))
+    [0.25 0.75 0.  ]
 
     Source: Duchi et al., Efficient projections onto the l1-ball for learning in high dimensions, 2008; Michelot, A
     finite algorithm for finding the projection of a point onto the canonical simplex of Rⁿ, 1986.
@@ -218,8 +218,8 @@ class L1Ball(Shipped):
     Raises:
       TypeError, ValueError: as `MaxNorm` does.
 
-    >>> jaxreg.constraints.L1Ball(2.0, group_axis=())(jnp.array([3.0, -0.5, -2.0]))
-    Array([ 1.5,  0. , -0.5], dtype=float32)
+    >>> print(jaxreg.constraints.L1Ball(2.0, group_axis=())(jnp.array([3.0, -0.5, -2.0])).round(4))
+    [ 1.5  0.  -0.5]
 
     Source: Duchi et al., Efficient projections onto the l1-ball for learning in high dimensions, 2008.
     """
