@@ -23,7 +23,7 @@ class NonNeg(Shipped):
     the non-negative lasso, whose prox is exact, in Adam's metric too.
 
     The array has any shape and a real floating-point dtype, and comes back in both. The gradient through the projection
-    is 1 for weights > 0 and 0 for others. A NaN or an infinity comes back as NaN.
+    is 1 for weights >= 0 and 0 for others. A NaN or an infinity comes back as NaN.
 
     Raises:
       TypeError: When called: `x` is no array of real floating-point numbers.

@@ -28,8 +28,8 @@ class Sparsity(Shipped):
     comes back to the bit. The gradient through the projection is 1 for weights that stay and 0 for others. A NaN and an
     infinity count as the largest, and show.
 
-    There is no sort: the level is found by counting, in some ten to twenty passes over the weights, without memory of
-    their size. On a mesh, counts are added up over devices, and nothing is gathered.
+    There is no sort: the level is found by counting, in some ten passes over the weights. On CPUs XLA keeps up to two
+    copies of the array meanwhile. On a mesh, counts are added up over devices, and nothing is gathered.
 
     Args:
       fraction: the share of zeros, a number from 0 to 1, an array or a schedule. The product with n is exact for a
@@ -61,7 +61,7 @@ class GroupSparsity(Shipped):
     Use it to remove a given share of units, filters or heads. The fraction may be a schedule, as in `Sparsity`.
 
     Groups, shapes and dtypes are those of `MaxNorm`, and counts, ties and the gradient through the projection are as in
-    `Sparsity`. It takes one pass for the norms, and some ten to twenty over these.
+    `Sparsity`. It takes a pass or two for the norms, and some ten over these.
 
     Args:
       fraction: the share of groups, a number from 0 to 1, an array or a schedule.
