@@ -163,8 +163,8 @@ def proximal(
     penalties = [i for i, r in enumerate(rules.regularizers) if r is not None and in_parts(r, ())[0]]
     if learning_rate is None and penalties:
         raise TypeError(
-            f"`learning_rate` must be that of `inner`, got None; {rules.label(penalties[0])} has a penalty, and "
-            "the rate may be left out only where all rules are constraints"
+            f"`learning_rate` must be a number, got None; {rules.label(penalties[0])} has "
+            "a penalty, and the rate of `inner` may be left out only where all rules are constraints"
         )
     if learning_rate is not None and not callable(learning_rate):
         learning_rate = checked_scalar(learning_rate, name="learning_rate")

@@ -390,7 +390,7 @@ def test_where_a_constraint_is_an_error():
                 call()
     with pytest.raises(TypeError, match="has a constraint"):
         (L1(0.1) + NonNeg())(jnp.ones(3))
-    with pytest.raises(TypeError, match=r"`learning_rate` must be that of `inner`, got None; rule 0 .* has a penalty"):
+    with pytest.raises(TypeError, match=r"`learning_rate` must be a number, got None; rule 0 .* has a penalty"):
         proximal(optax.sgd(0.1), Rules((r"w", L1(0.1) + NonNeg())))
     with pytest.raises(TypeError, match="`learning_rate`"):
         proximal(optax.sgd(0.1), Rules((r"w", NonNeg()), (r"free", L1(0.1))))
