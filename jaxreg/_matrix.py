@@ -40,10 +40,9 @@ def as_tuple(axes: Axes) -> tuple[int, ...]:
 
 def positive_axes(axes: Axes, rank: int, *, name: str) -> tuple[int, ...]:
     """Returns `axes` counted from the front. An axis out of range, or named twice, is an error."""
-    given = checked_axes(axes, name=name)
-    axes = (given,) if isinstance(given, int) else given
+    axes = as_tuple(checked_axes(axes, name=name))
     if any(not -rank <= axis < rank for axis in axes):
-        raise ValueError(f"`{name}` must lie in [-{rank}, {rank}) for rank {rank}, got {given}")
+        raise ValueError(f"`{name}` must lie in [-{rank}, {rank}) for rank {rank}, got {axes}")
     positive = tuple(axis % rank for axis in axes)
     if len(set(positive)) < len(positive):
         raise ValueError(f"`{name}` must name each axis once, got {axes} for rank {rank}")

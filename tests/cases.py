@@ -382,6 +382,7 @@ CASES = (
         prox.anchor,
         jaxreg.Anchor,
         remembers=True,
+        metric_prox=True,
         reference=ref.anchor,
         options={"target": (target_of, other_target_of), "fisher": (fisher_of, 0.7)},
         separable=True,

@@ -394,7 +394,9 @@ def test_where_a_constraint_is_an_error():
         proximal(optax.sgd(0.1), Rules((r"w", L1(0.1) + NonNeg())))
     with pytest.raises(TypeError, match="`learning_rate`"):
         proximal(optax.sgd(0.1), Rules((r"w", NonNeg()), (r"free", L1(0.1))))
-    with pytest.raises(ValueError, match=r"at `free`, under rule 0.*`axis` must lie in \[-1, 1\) for rank 1, got -2"):
+    with pytest.raises(
+        ValueError, match=r"at `free`, under rule 0.*`axis` must lie in \[-1, 1\) for rank 1, got \(-2,\)"
+    ):
         proximal(optax.sgd(0.1), Rules((r"free", constraints.NM()))).init(EVERYTHING)
     with pytest.raises(TypeError, match="`step` must be given"):
         Rules((r"w", L1(0.1))).prox(EVERYTHING)
