@@ -513,3 +513,18 @@ def test_what_stands_in_the_wrong_place():
     ):
         with pytest.raises((TypeError, ValueError), match=words):
             call()
+
+
+@pytest.mark.parametrize(
+    "regularizer", [Box(-1.0, 1.0), L1(0.1) + Box(-1.0, 1.0), Anchor(0.1) + Box(-1.0, 1.0)], ids=str
+)
+def test_the_cap_of_adams_metric_does_not_hold_a_projection_back(regularizer):
+    params = {"w": jnp.array([5.0, -3.0, 0.5])}
+    for tx in (
+        jaxreg.proximal_adam(1e-3, Rules((r"w", regularizer))),
+        proximal(optax.adam(1e-3), Rules((r"w", regularizer)), 1e-3, metric="adam", cap=1.5),
+    ):
+        updates, _ = tx.update({"w": jnp.full(3, 1e-12)}, tx.init(params), params)
+        found = optax.apply_updates(params, updates)["w"]
+        np.testing.assert_array_equal(found[:2], [1.0, -1.0])
+        assert abs(float(found[2]) - 0.5) <= 0.012  # the cap holds the penalty back
