@@ -1,4 +1,4 @@
-"""The base class of regularizers: a penalty with its strength, which adds and scales."""
+"""The base class of regularizers, and the sums and multiples that `+` and `*` make of them."""
 
 import dataclasses
 from collections.abc import Callable
@@ -73,7 +73,7 @@ class Regularizer(Term, root="jaxreg.Regularizer"):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns the penalty of one array, a scalar."""
-        raise NotImplementedError(f"{type(self).__name__} must define `__call__(self, x)`")
+        return super().__call__(x)
 
     @property
     def has_prox(self) -> bool:
@@ -135,6 +135,9 @@ class Sum(Regularizer):
 
     def _is_penalty(self) -> bool:
         return all(term._is_penalty() for term in self.terms)
+
+    def _has_penalty(self) -> bool:
+        return any(term._has_penalty() for term in self.terms)
 
     def _shares_exchanges(self) -> bool:
         return all(term._shares_exchanges() for term in self.terms)

@@ -47,7 +47,7 @@ class Constraint(Term, root="jaxreg.constraints.Constraint"):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns the array of the set that is nearest to `x`."""
-        raise NotImplementedError(f"{type(self).__name__} must define `__call__(self, x)`")
+        return super().__call__(x)
 
     @property
     def has_prox(self) -> bool:

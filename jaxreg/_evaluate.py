@@ -19,7 +19,7 @@ def evaluate(term: Term, x: jax.Array, key: jax.Array | None = None, memory: Any
 
     Where `x` is a shard, and it is known how it is a part of the whole, the penalty is that of the whole.
     """
-    call: Callable[..., Any] = term  # type: ignore[assignment]  # a regularizer is called
+    call: Callable[..., Any] = term  # with a key or a memory, where it has one
     with _whole_unless_known(term, x) as split:
         given = _given(term, memory, x, split) | ({"key": key} if term.needs_key else {})
         return checked_penalty(call(x if split is None else whole(x, split), **given), of=term)

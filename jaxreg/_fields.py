@@ -64,13 +64,16 @@ def _checked(value: Any, field: dataclasses.Field[Any]) -> Any:
 class Fields:
     """The part of a term that checks fields of these kinds. The maths of such a term can work on shards."""
 
+    # Every class with these fields is a dataclass.
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
     _takes_shards: ClassVar[bool] = True
 
     # Two fields, the first of which must be at most the second.
     _in_order: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]  # its subclasses are dataclasses
+        for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             is_function = is_schedule(value) and field.metadata["kind"] in _NUMBERS
             value = checked_schedule(value, name=field.name) if is_function else _checked(value, field)
@@ -85,20 +88,15 @@ class Fields:
             first, second = self._in_order
             raise ValueError(f"`{first}` must be at most `{second}`, got {values[0]} and {values[1]}")
 
-    def at(self, count: Any) -> Any:
-        resolved: Any = super().at(count)  # type: ignore[misc]  # that of a term
-        resolved._check_order()
-        return resolved
-
     def _of_kind(self, *kinds: str) -> list[str]:
         """Returns the names of the fields of some kinds."""
-        return [f.name for f in dataclasses.fields(self) if f.metadata["kind"] in kinds]  # type: ignore[arg-type]
+        return [f.name for f in dataclasses.fields(self) if f.metadata["kind"] in kinds]
 
     def _schedules(self) -> tuple[str, ...]:
         return tuple(name for name in self._of_kind(*_NUMBERS) if is_schedule(getattr(self, name)))
 
     def _at(self, name: str, count: Any) -> Any:
-        (field,) = (f for f in dataclasses.fields(self) if f.name == name)  # type: ignore[arg-type]
+        (field,) = (f for f in dataclasses.fields(self) if f.name == name)
         value = getattr(self, name)(count)
         if value is None:
             raise TypeError(f"`{name}` must be a number, got None from its schedule")
@@ -119,7 +117,7 @@ class Fields:
         return numbers | {name: getattr(self, name) for name in self._of_kind("axes", "static")}
 
     def _seen(self, x: Any) -> str:
-        named = self._of_kind("axes")
+        named = {name: getattr(self, name) for name in self._of_kind("axes")}
         if "group_axis" in named:
-            return groups_in(x, self.group_axis, self.batch_axis)  # type: ignore[attr-defined]
-        return matrices_in(x, self.out_axis, self.batch_axis) if "out_axis" in named else ""  # type: ignore[attr-defined]
+            return groups_in(x, **named)
+        return matrices_in(x, **named) if "out_axis" in named else ""

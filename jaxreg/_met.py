@@ -14,7 +14,7 @@ from jaxreg._alike import divided_alike
 from jaxreg._base import in_parts, in_turn
 from jaxreg._checks import describe
 from jaxreg._evaluate import begun, evaluate, proxed, renewed
-from jaxreg._numerics import add_up
+from jaxreg._numerics import add_up, as_wide, everything, norms
 from jaxreg._shards import divided_as, known_split, placement, size_of, split_from
 from jaxreg._term import Term
 
@@ -78,7 +78,7 @@ class Met(NamedTuple):
     @property
     def has_penalty(self) -> bool:
         """True if it has a penalty, with or without a constraint."""
-        return self.regularizer is not None and bool(in_parts(self.regularizer, ())[0])
+        return self.regularizer is not None and self.regularizer._has_penalty()
 
     @property
     def has_constraint(self) -> bool:
@@ -112,6 +112,12 @@ class Met(NamedTuple):
         assert self.regularizer is not None
         with self.divided():
             return in_turn([], in_parts(self.regularizer, self.memory)[1], jnp.asarray(self.leaf), None)
+
+    def distance(self) -> jax.Array:
+        """Returns the distance of the parameter from the sets of its constraints."""
+        moved = as_wide(self.projected()) - as_wide(self.leaf)
+        factor, rest = norms(moved, everything(moved))
+        return (factor * rest).reshape(())
 
     def begun(self, extras: dict[str, Any]) -> Any:
         """Returns the memory that its regularizer makes for it."""

@@ -160,10 +160,10 @@ def proximal(
         raise ValueError(f"`metric` must be None, 'euclidean', 'adam' or a function, got {describe(metric)}")
     check_bool(check, name="check")
     _check_rules(rules, metric)
-    penalties = [i for i, r in enumerate(rules.regularizers) if r is not None and in_parts(r, ())[0]]
-    if learning_rate is None and penalties:
+    with_penalty = [i for i, r in enumerate(rules.regularizers) if r is not None and r._has_penalty()]
+    if learning_rate is None and with_penalty:
         raise TypeError(
-            f"`learning_rate` must be a number, got None; {rules.label(penalties[0])} has "
+            f"`learning_rate` must be a number, got None; {rules.label(with_penalty[0])} has "
             "a penalty, and the rate of `inner` may be left out only where all rules are constraints"
         )
     if learning_rate is not None and not callable(learning_rate):
@@ -202,7 +202,7 @@ def proximal(
         for met in penalized:
             if met.has_constraint:
                 met.check()
-        may_be = bool(penalties) and not leaves  # a tree that is empty here may have had parameters
+        may_be = bool(with_penalty) and not leaves  # a tree that is empty here may have had parameters
         check_state(inner_state, has_penalties=may_be or any(met.has_penalty for met in penalized))
         if check and penalized:
             jax.eval_shape(lambda state: check_metric(state, penalized), inner_state)
@@ -345,7 +345,7 @@ def _check_rules(rules: Any, metric: Metric | None) -> None:
     for index, regularizer in enumerate(rules.regularizers):
         if regularizer is None:
             continue
-        in_metric = metric == "adam" and bool(in_parts(regularizer, ())[0])
+        in_metric = metric == "adam" and regularizer._has_penalty()
         if regularizer.has_metric_prox if in_metric else regularizer.has_prox:
             continue
         if isinstance(regularizer, Sum) and not regularizer._is_penalty() and not regularizer.has_prox:

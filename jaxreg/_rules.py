@@ -18,7 +18,7 @@ from jaxreg._explain import Explanation, Row
 from jaxreg._matching import Pattern, checked_pattern, match, name_of
 from jaxreg._memory import begun, in_tree, remembered, renewed
 from jaxreg._met import Met, penalties_of
-from jaxreg._numerics import add_up, as_wide, everything, norms
+from jaxreg._numerics import add_up
 from jaxreg._paths import (
     check_no_optimizer_state,
     is_masked,
@@ -477,9 +477,7 @@ def _row(met: Met, key: jax.Array | None) -> Row:
             value = met.penalty(key)
             cost = None if isinstance(value, jax.core.Tracer) else float(value)
             if met.has_constraint and cost is not None:
-                moved = as_wide(met.projected()) - as_wide(met.leaf)
-                factor, rest = norms(moved, everything(moved))
-                distance = float((factor * rest).reshape(()))
+                distance = float(met.distance())
     size = int(np.prod(met.leaf.shape))
     return Row(met.path, describe(met.leaf), size, met.patterns, cost, seen, met.names, distance)
 

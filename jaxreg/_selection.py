@@ -72,7 +72,7 @@ def smallest(sizes: jax.Array, wanted: jax.Array | int, over: Over) -> jax.Array
         return sum_of(condition.astype(jnp.int32), over).astype(jnp.int32)
 
     least, most = -peak(-keys, over, -np.iinfo(integer).max), peak(keys, over, 0)
-    wanted = jnp.full_like(most, 0, dtype=jnp.int32) + wanted
+    wanted = jnp.zeros_like(most, dtype=jnp.int32) + wanted
     low, high, below, up_to = _search(lambda key: counted(keys <= key), least - 1, most, wanted, count, over)
 
     # Either side is right now, or all that lie between are equal, and the first of these are taken.

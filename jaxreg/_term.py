@@ -75,6 +75,9 @@ class Term(Configured):
         """True if the penalty is a random estimate, so that it must be called with `key=`."""
         return False
 
+    def __call__(self, x: jax.Array) -> jax.Array:
+        raise NotImplementedError(f"{type(self).__name__} must define `__call__(self, x)`")
+
     @property
     def has_prox(self) -> bool:
         """True if there is a `prox`."""
@@ -122,7 +125,11 @@ class Term(Configured):
                 new[name] = jax.tree.map(
                     lambda part: part.at(count) if isinstance(part, Term) else part, value, is_leaf=_is_term
                 )
-        return replaced(self, new) if new else self
+        if not new:
+            return self
+        resolved = replaced(self, new)
+        resolved._check_order()
+        return resolved
 
     @property
     def has_schedule(self) -> bool:
@@ -139,6 +146,9 @@ class Term(Configured):
         """Returns the value of a schedule at a count."""
         return at_count(getattr(self, name), count, name=name)
 
+    def _check_order(self) -> None:
+        """Raises an error for numbers that do not go together."""
+
     def get_config(self) -> dict[str, Any]:
         if schedules := self._schedules():
             raise TypeError(
@@ -149,6 +159,10 @@ class Term(Configured):
     def _is_penalty(self) -> bool:
         """Returns whether it is a penalty, which has a value, and not a constraint, which has a set."""
         raise NotImplementedError
+
+    def _has_penalty(self) -> bool:
+        """Returns whether it has a penalty, with or without a constraint."""
+        return self._is_penalty()
 
     def _seen(self, x: Any) -> str:
         """Returns what is seen in an array, where that is matrices or groups."""

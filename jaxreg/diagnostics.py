@@ -1,6 +1,4 @@
-"""Numbers about weights: the angles between the rows or columns of a kernel, the weights that are exactly zero, and how
-sure the outputs of a model make each weight.
-"""
+"""Numbers about weights: angles between the vectors of a kernel, weights that are exactly zero, Fisher information."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -134,7 +132,7 @@ def dead_units(tree: Any, *, group_axis: Axes = -1, batch_axis: Axes = ()) -> An
 
 @public
 def fisher_diagonal(apply: Callable[[Any, Any], jax.Array], params: Any, batches: Iterable[Any], key: jax.Array) -> Any:
-    """Returns the diagonal of the Fisher information of a classifier: how sure its outputs make each weight.
+    """Returns the diagonal of the Fisher information of a classifier: how much its outputs depend on each weight.
 
     It is the mean over examples of (∂ log p(y | x) / ∂w)², with one label y for each example that is sampled from the
     model's own outputs. (With the labels of the data it would be the empirical Fisher, which is another matrix.) It is
