@@ -118,6 +118,7 @@ class Fields:
 
     def _seen(self, x: Any) -> str:
         named = {name: getattr(self, name) for name in self._of_kind("axes")}
-        if "group_axis" in named:
-            return groups_in(x, **named)
-        return matrices_in(x, **named) if "out_axis" in named else ""
+        if "out_axis" in named:
+            return matrices_in(x, **named)
+        # Without an axis that counts groups, each array of a batch is one.
+        return groups_in(x, **({"group_axis": ()} | named)) if named else ""

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from jaxreg._alike import divided_alike
-from jaxreg._base import Sum, in_parts
+from jaxreg._base import Sum
 from jaxreg._checks import at_count, check_bool, check_key, checked_scalar, describe, is_float_array
 from jaxreg._met import Met
 from jaxreg._metric import Metric, Weight, check_adam, check_state, check_steps, weights
@@ -295,13 +295,10 @@ def _inside(change: jax.Array, update: jax.Array, param: jax.Array, moved: jax.A
 def _once(met: Met, array: jax.Array) -> jax.Array | bool:
     """Returns True, which XLA on CPUs knows once it has computed an array, if that takes more than one pass.
 
-    Groups, matrices and most constraints take more. XLA does not see that no number is both below and above 0. The
+    Groups and matrices take more. XLA does not see that no number is both below and above 0. The
     conditional keeps it from doing this for each weight.
     """
-    assert met.regularizer is not None
-    _, constraints = in_parts(met.regularizer, ())
-    is_separable = all(term._is_separable() for term, _ in constraints)
-    is_one_pass = (is_separable and not met.seen()) or not array.size
+    is_one_pass = not met.seen() or not array.size
     if is_one_pass or jax.default_backend() != "cpu" or not jax.typeof(array).sharding.mesh.empty:
         return True
     number = array[(0,) * array.ndim]
