@@ -1,5 +1,6 @@
 """Eight simulated devices, Keras on JAX, and strict promotion over the whole suite."""
 
+import itertools
 import os
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
@@ -29,3 +30,14 @@ def strict_promotion(request):
 def fresh_trace_counter():
     """Traces are counted by the name of a function, so each test begins at 0."""
     chex.clear_trace_counter()
+
+
+_tests = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def few_programs():
+    """JAX keeps all programs that it compiled, which would take some 10 GiB for each worker at the end of the suite."""
+    yield
+    if next(_tests) % 100 == 0:
+        jax.clear_caches()
