@@ -7,15 +7,18 @@ are in `jaxreg.penalties` and `jaxreg.prox`. A regularizer is a penalty with its
 for the parameters of a tree by path.
 
 `add_penalty_gradients` puts rules into an optax chain. `proximal` ends the steps of an optimizer with their prox, which
-reaches exact zeros. `activity_penalty` applies rules to layer outputs. `jaxreg.diagnostics` measures weights.
+reaches exact zeros. `activity_penalty` applies rules to layer outputs. `jaxreg.diagnostics` measures weights, and
+`jaxreg.plots` draws them.
 """
 
 from jaxreg import constraints as constraints
 from jaxreg import diagnostics as diagnostics
 from jaxreg import penalties as penalties
+from jaxreg import plots as plots
 from jaxreg import prox as prox
 from jaxreg._activity import activity_penalty as activity_penalty
 from jaxreg._base import Regularizer as Regularizer
+from jaxreg._keras import from_keras as from_keras
 from jaxreg._names import list_names as _list_names
 from jaxreg._optimizers import proximal_adam as proximal_adam
 from jaxreg._optimizers import proximal_adamw as proximal_adamw

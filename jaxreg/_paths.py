@@ -1,17 +1,41 @@
 """The leaves of any parameter tree, each with its path."""
 
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import optax
-from flax import nnx
 from flax.core.meta import AxisMetadata
-from flax.nnx.training.optimizer import OptArray, OptState, OptVariable
 from jax.tree_util import keystr, tree_flatten_with_path
 
-_BOXES = (AxisMetadata, nnx.Variable)
 _DEEPEST = 500
+
+
+def _of_nnx(*names: str) -> Any:
+    """Returns the classes of NNX with these names, for `isinstance`.
+
+    There are none where nobody has imported NNX, since no tree holds its objects then. To import it for those who do
+    not use it would take longer than to import all of jaxreg.
+    """
+    nnx: Any = sys.modules.get("flax.nnx")
+    return tuple(getattr(nnx, name) for name in names) if nnx else ()
+
+
+def _boxes() -> Any:
+    return (AxisMetadata, *_of_nnx("Variable"))
+
+
+def _states_of_nnx(modules: list[Any]) -> Any:
+    """Returns the states of the `nnx.Param`s of all modules, by the index of the module.
+
+    They are taken at once, so that a variable that several of the modules share is in the first alone.
+    """
+    if not modules:
+        return {}
+    from flax import nnx
+
+    return nnx.state(modules, nnx.Param)
 
 
 def is_masked(leaf: Any) -> bool:
@@ -21,7 +45,7 @@ def is_masked(leaf: Any) -> bool:
 
 def is_box(leaf: Any) -> bool:
     """Returns whether `leaf` is a box around an array, such as `nn.Partitioned` or `nnx.Param`."""
-    return isinstance(leaf, _BOXES)
+    return isinstance(leaf, _boxes())
 
 
 def leaves_with_paths(tree: Any) -> list[tuple[str, Any]]:
@@ -42,11 +66,11 @@ def leaves_with_paths(tree: Any) -> list[tuple[str, Any]]:
 
 def other_names(tree: Any, paths: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Returns the further paths of the parameters that several modules of NNX share, by the path that they have."""
-    modules = [part for part in jax.tree.leaves(tree, is_leaf=_stops) if isinstance(part, nnx.Module)]
+    modules = [part for part in jax.tree.leaves(tree, is_leaf=_stops) if isinstance(part, _of_nnx("Module"))]
     # JAX cannot flatten a module that holds itself.
     if not modules or any(_holds_itself(module, ()) for module in modules):
         return {}
-    parts = tree_flatten_with_path(tree, is_leaf=lambda part: isinstance(part, nnx.Variable))[0]
+    parts = tree_flatten_with_path(tree, is_leaf=lambda part: isinstance(part, _of_nnx("Variable")))[0]
     names: dict[int, list[str]] = {}
     for path, part in parts:
         names.setdefault(id(part), []).append(keystr(path, simple=True, separator="/"))
@@ -60,7 +84,7 @@ def other_names(tree: Any, paths: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def _holds_itself(node: Any, above: tuple[int, ...]) -> bool:
-    if isinstance(node, nnx.Module | nnx.List | nnx.Dict):
+    if isinstance(node, _of_nnx("Module", "List", "Dict")):
         inside = list(vars(node).values())
     elif isinstance(node, Mapping):
         inside = list(node.values())
@@ -81,7 +105,7 @@ def check_no_optimizer_state(tree: Any) -> None:
 
 
 def _is_optimizer_state(part: Any) -> bool:
-    if isinstance(part, nnx.Optimizer | OptState | OptArray | OptVariable):
+    if isinstance(part, _of_nnx("Optimizer", "OptState", "OptArray", "OptVariable")):
         return True
     of_optax = type(part).__module__.split(".")[0] in ("optax", "jaxreg")
     is_state = of_optax and isinstance(part, tuple) and not isinstance(part, optax.MaskedNode | optax.LookaheadParams)
@@ -98,12 +122,12 @@ def replace_leaves(tree: Any, new: Mapping[str, Any], unboxed: Collection[str] =
 
     def replaced_part(path: tuple[Any, ...], part: Any) -> Any:
         name = keystr(path, simple=True, separator="/")
-        if isinstance(part, nnx.Module):
+        if isinstance(part, _of_nnx("Module")):
             raise TypeError(
                 f"`tree` must hold arrays, got an nnx.Module{f' at `{name}`' if name else ''}; "
                 "give `nnx.state(model, nnx.Param)`, and put the result into the model by `nnx.update`"
             )
-        if isinstance(part, _BOXES) and name not in unboxed:
+        if isinstance(part, _boxes()) and name not in unboxed:
             return jax.tree.map(lambda content: replaced(path, content), part, is_leaf=lambda inner: inner is not part)
         return new.get(name, part)
 
@@ -113,13 +137,13 @@ def replace_leaves(tree: Any, new: Mapping[str, Any], unboxed: Collection[str] =
 def without_modules(tree: Any) -> Any:
     """Returns a tree with the state of its `nnx.Param`s in place of each `nnx.Module`."""
     treedef: Any
-    parts, treedef = jax.tree.flatten(tree, is_leaf=lambda part: isinstance(part, nnx.Module))
-    modules = [part for part in parts if isinstance(part, nnx.Module)]
+    parts, treedef = jax.tree.flatten(tree, is_leaf=lambda part: isinstance(part, _of_nnx("Module")))
+    modules = [part for part in parts if isinstance(part, _of_nnx("Module"))]
     if not modules:
         return tree
-    states = nnx.state(modules, nnx.Param)
+    states = _states_of_nnx(modules)
     parameters = (states.get(index, {}) for index in range(len(modules)))
-    return treedef.unflatten([next(parameters) if isinstance(part, nnx.Module) else part for part in parts])
+    return treedef.unflatten([next(parameters) if isinstance(part, _of_nnx("Module")) else part for part in parts])
 
 
 def map_parts(function: Callable[[str, Any], Any], tree: Any, paths: Collection[str]) -> Any:
@@ -131,7 +155,7 @@ def map_parts(function: Callable[[str, Any], Any], tree: Any, paths: Collection[
 
     def mapped(prefix: tuple[Any, ...], node: Any) -> Any:
         name = keystr(prefix, simple=True, separator="/")
-        if isinstance(node, _BOXES):
+        if isinstance(node, _boxes()):
             return jax.tree.map(lambda content: mapped(prefix, content), node, is_leaf=lambda part: part is not node)
         if name in paths:
             return function(name, _without_states(node))
@@ -146,7 +170,7 @@ def map_parts(function: Callable[[str, Any], Any], tree: Any, paths: Collection[
 
 def _without_states(part: Any) -> Any:
     """Returns what a state of NNX was made of, since it takes the place of a tuple or a dict inside of a variable."""
-    if not isinstance(part, nnx.State):
+    if not isinstance(part, _of_nnx("State")):
         return part
     inside = {key: _without_states(value) for key, value in part.items()}
     return tuple(inside.values()) if list(inside) == list(range(len(inside))) else inside
@@ -168,19 +192,18 @@ def _check_depth(tree: Any) -> None:
 
 
 def _stops(part: Any) -> bool:
-    return isinstance(part, (*_BOXES, nnx.Module)) or is_masked(part)
+    return isinstance(part, (AxisMetadata, *_of_nnx("Variable", "Module"))) or is_masked(part)
 
 
 def _walk(prefix: tuple[Any, ...], tree: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
     parts = tree_flatten_with_path(tree, is_leaf=_stops)[0]
-    modules = [part for _, part in parts if isinstance(part, nnx.Module)]
-    # The states of all modules are taken at once, so that a variable that several of them share is in the first alone.
-    states = nnx.state(modules, nnx.Param) if modules else {}
+    modules = [part for _, part in parts if isinstance(part, _of_nnx("Module"))]
+    states = _states_of_nnx(modules)
     parameters = (states.get(index, {}) for index in range(len(modules)))
     for path, part in parts:
-        if isinstance(part, nnx.Module):
+        if isinstance(part, _of_nnx("Module")):
             yield from _walk(prefix + path, next(parameters))
-        elif isinstance(part, _BOXES):
+        elif isinstance(part, _boxes()):
             # The first key inside a box is its attribute `value`, which is not a part of the path.
             for content in _contents(part):
                 yield from _walk(prefix + path, content)

@@ -29,6 +29,7 @@ from jaxreg._paths import (
 from jaxreg._pytree import identity, register
 from jaxreg._serialization import RegularizerLike, get
 from jaxreg._shards import varying
+from jaxreg._short import pairs_from, plain
 from jaxreg._term import Term
 
 
@@ -363,17 +364,59 @@ class Rules:
         return {"pairs": pairs, "strict": self.strict}
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Self:
-        """Returns the rules whose `get_config` returned `config`.
+    def from_config(cls, config: Any, custom_objects: Mapping[str, Any] | None = None) -> Self:
+        """Returns the rules that a config describes: the one of `get_config`, or one in a short form to write by hand.
 
-        Your own classes and functions are found by name in `custom_objects`.
+        The short form is a list of rules, as from JSON or YAML, or a dict with the list under `rules`, and `strict`
+        beside it if it is not True:
+
+            - {pattern: head/, regularizer: null}
+            - {pattern: "query/kernel$", orthogonal: {factor: 1e-2, mode: columns}}
+            - {pattern: "kernel$", l1: 1e-5, non_neg: true}
+
+        A rule has a `pattern`, and beside it any names that `jaxreg.get` knows, of regularizers and constraints. The
+        value of a name is a number, which is its first argument, or a dict of its arguments. With true or null it has
+        the defaults that `get` gives it. Several names in a rule add up. In place of names, a rule may have
+        `regularizer`, whose value is null, which leaves the parameters alone, or a name, or a dict of Keras. A number
+        may be text, because PyYAML reads `1e-4` as text.
+
+        `get_config` returns the long form. A config never runs code.
+
+        Before a run, rules can be checked against the shapes in a checkpoint, without reading its arrays:
+
+            saved = ocp.StandardCheckpointer().metadata(path).item_metadata.tree["params"]
+            print(rules.explain(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), saved)))
+
+        Args:
+          config: a dict or a list. A `ConfigDict` of ml_collections and a config of OmegaConf are dicts too.
+          custom_objects: your own classes and functions by name. They are found nowhere else.
+
+        Raises:
+          TypeError, ValueError: a name is unknown, or its arguments do not fit. The message names the place, such as
+            `rules[2].l2`.
+
+        >>> config = [{"pattern": "head/", "regularizer": None}, {"pattern": "kernel$", "l1": 1e-5, "l2": 1e-4}]
+        >>> jaxreg.Rules.from_config(config)
+        Rules(('head/', None), ('kernel$', L1(l1=1e-05) + L2(l2=0.0001)))
+        >>> jaxreg.Rules.from_config({"rules": [{"pattern": "bias$", "max_norm": True}], "strict": False})
+        Rules(('bias$', MaxNorm(max_value=2.0)), strict=False)
         """
-        if not isinstance(config, Mapping) or not {"pairs"} <= set(config) <= {"pairs", "strict"}:
-            got = sorted(config) if isinstance(config, Mapping) else describe(config)
-            raise ValueError(f"`config` must be a dict with the keys 'pairs' and 'strict', got {got}")
-        if not isinstance(config["pairs"], list | tuple):
+        config = plain(config)
+        if isinstance(config, list):
+            config = {"rules": config}
+        keys = set(config) if isinstance(config, dict) else set()
+        if keys - {"strict"} not in ({"pairs"}, {"rules"}):
+            got = sorted(map(str, keys)) if isinstance(config, dict) else describe(config)
+            raise ValueError(
+                f"`config` must be a dict with the keys 'pairs' and 'strict', got {got}; in the short form it is a "
+                "list of rules, or a dict with the keys 'rules' and 'strict'"
+            )
+        strict = config.get("strict", True)
+        if "rules" in config:
+            return cls(*pairs_from(config["rules"], custom_objects), strict=strict)
+        if not isinstance(config["pairs"], list):
             raise TypeError(f"`pairs` in a config must be a list, got {describe(config['pairs'])}")
-        return cls(*from_dict(config["pairs"], custom_objects), strict=config.get("strict", True))
+        return cls(*from_dict(config["pairs"], custom_objects), strict=strict)
 
     def __repr__(self) -> str:
         pairs = ", ".join(f"({repr(p) if isinstance(p, str) else brief(p)}, {r!r})" for p, r in self._pairs())
