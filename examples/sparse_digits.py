@@ -15,7 +15,8 @@ relu(bias), which goes into the bias of the next layer. The script fails if a sm
     python examples/sparse_digits.py             # about half a minute on two cores
     python examples/sparse_digits.py --smoke     # the same path, with less of everything
 
-The picture is `examples/output/sparse_digits.png`; `--output FOLDER` puts it elsewhere.
+The pictures are `sparse_digits.png` and, for the README, `hidden_weights.png`, in `examples/output`; `--output FOLDER`
+puts them elsewhere.
 """
 
 import argparse
@@ -30,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 from rich.console import Console
@@ -209,13 +210,11 @@ def cut_all(models: dict[str, nn.Module], trained: Trained, data: list[jax.Array
     return table, largest
 
 
-def draw(trained: Trained, models: dict[str, nn.Module], shown: float, test_size: int) -> Figure:
-    figure = Figure(figsize=(12, 9), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.25), hspace=0.04)
+def draw_paths(figure: FigureBase, trained: Trained, models: dict[str, nn.Module], test_size: int) -> None:
     # Okabe and Ito's colours, which differ for every kind of colour vision.
     styles = {METRIC: ("#0072B2", "o-"), EUCLIDEAN: ("#E69F00", "s--"), SUBGRADIENT: ("#CC79A7", "^")}
 
-    for panel, name in zip(top.subplots(1, 2, sharey=True), models, strict=True):
+    for panel, name in zip(figure.subplots(1, 2, sharey=True), models, strict=True):
         for method, (color, style) in styles.items():
             runs = [(key[2], network) for key, network in trained.items() if key[:2] == (name, method)]
             shares = [network.dead.mean() for _, network in runs]
@@ -238,9 +237,11 @@ def draw(trained: Trained, models: dict[str, nn.Module], shown: float, test_size
         panel.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
         panel.grid(alpha=0.3)
     title = "Each line is a path of strengths; those of the prox in Adam's metric are written at its points"
-    top.legend(loc="outside upper center", ncols=len(styles) + 1, frameon=False, title=title)
+    figure.legend(loc="outside upper center", ncols=len(styles) + 1, frameon=False, title=title)
 
-    panels = bottom.subplots(2, 1, sharex=True)
+
+def draw_weights(figure: FigureBase, trained: Trained, shown: float) -> None:
+    panels = figure.subplots(2, 1, sharex=True)
     networks = {method: trained["MLP", method, shown] for method in (METRIC, SUBGRADIENT)}
     # A few large weights would leave the others pale.
     limit = max(np.quantile(np.abs(network.params["hidden"]["kernel"]), 0.99) for network in networks.values())
@@ -253,10 +254,9 @@ def draw(trained: Trained, models: dict[str, nn.Module], shown: float, test_size
         panel.set(title=title, ylabel="input pixel")
     panels[-1].set_xlabel("hidden unit")
     handles = [Patch(color="#8C8C8C", label="all weights exactly zero")]
-    bottom.legend(handles=handles, loc="outside lower center", frameon=False)
-    bottom.colorbar(image, ax=panels, label="weight", extend="both")
-    bottom.suptitle(f"Hidden weights of the MLP at the strength {shown:g}")
-    return figure
+    figure.legend(handles=handles, loc="outside lower center", frameon=False)
+    figure.colorbar(image, ax=panels, label="weight", extend="both")
+    figure.suptitle(f"Hidden weights of the MLP at the strength {shown:g}")
 
 
 def main() -> None:
@@ -280,9 +280,16 @@ def main() -> None:
     console.print(table)
 
     args.output.mkdir(parents=True, exist_ok=True)
-    path = args.output / "sparse_digits.png"
-    draw(trained, models, shown, len(data[2])).savefig(path, dpi=150)
-    print(f"\nSaved {path}")
+    both = Figure(figsize=(12, 9), layout="constrained")
+    top, bottom = both.subfigures(2, 1, height_ratios=(1, 1.25), hspace=0.04)
+    draw_paths(top, trained, models, len(data[2]))
+    draw_weights(bottom, trained, shown)
+    alone = Figure(figsize=(12, 4.5), layout="constrained")
+    draw_weights(alone, trained, shown)
+    for name, figure in {"sparse_digits": both, "hidden_weights": alone}.items():
+        path = args.output / f"{name}.png"
+        figure.savefig(path, dpi=100 if figure is alone else 150)
+        print(f"\nSaved {path}")
     if largest > TOLERANCE:
         raise SystemExit(f"A smaller network differs by {largest:.1e} from the whole one, more than {TOLERANCE:g}.")
 
