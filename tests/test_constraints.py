@@ -135,18 +135,21 @@ def test_transforms_agree(case):
 def test_derivatives(case):
     """Against differences in float64, along random directions, and in reverse."""
     with jax.enable_x64(True):
+        project = jax.jit(case.project)
+        along = jax.jit(lambda x, dx: jax.jvp(case.project, (x,), (dx,))[1])
+        back = jax.jit(lambda x, dy: jax.vjp(case.project, x)[1](dy)[0])
+        further = jax.jit(
+            lambda x: (jax.jacfwd(case.project)(x), jax.hessian(lambda x: jnp.sum(case.project(x) ** 2))(x))
+        )
         for seed in (1, 2):
             x = sample(case.shape, seed, dtype=np.float64)
             dx, dy = sample(case.shape, seed + 10, dtype=np.float64), sample(case.shape, seed + 20, dtype=np.float64)
-            project = jax.jit(case.project)
-            change = jax.jvp(project, (x,), (dx,))[1]
+            change = along(x, dx)
             numeric = (np.asarray(project(x + 1e-6 * dx)) - np.asarray(project(x - 1e-6 * dx))) / 2e-6
             np.testing.assert_allclose(change, numeric, rtol=1e-5, atol=1e-6)
-            back = jax.vjp(project, x)[1](jnp.asarray(dy))[0]
-            np.testing.assert_allclose(np.sum(back * dx), np.sum(change * dy), rtol=1e-8, atol=1e-8)
+            np.testing.assert_allclose(np.sum(back(x, dy) * dx), np.sum(change * dy), rtol=1e-8, atol=1e-8)
             if x.size <= 12:
-                for derivative in (jax.jacfwd(case.project), jax.hessian(lambda x: jnp.sum(case.project(x) ** 2))):
-                    assert np.isfinite(derivative(x)).all()
+                assert all(np.isfinite(derivative).all() for derivative in further(x))
 
 
 @functools.cache
