@@ -275,8 +275,9 @@ def _fault(steps: np.ndarray, counts: list[int], rates: np.ndarray, answer: Answ
     if np.max(np.abs(ratios - now) / np.maximum(np.abs(now), 1e-30)) > tolerance:
         return (
             f"its steps cannot be checked, because their ratio to `learning_rate` still changes after "
-            f"{counts[early - 1]} updates, from {float(np.mean(ratios[0])):.4g} to {float(np.mean(now)):.4g}: it "
-            f"adapts, it has another schedule, or its momentum is very slow. Otherwise {_CHOICES}; or check=False"
+            f"{counts[early - 1]} updates, from {float(np.mean(ratios[0])):.4g} to {float(np.mean(now)):.4g}: its "
+            f"`b2` is not the one given here, it adapts, it has another schedule, or its momentum is very slow. "
+            f"Otherwise {_CHOICES}; or check=False"
         )
     if abs(ratio - 1) > tolerance:
         return (
