@@ -51,8 +51,8 @@ def activity_penalty(
       A scalar in at least float32.
 
     Raises:
-      TypeError, ValueError: `batch_size` is not a scalar integer >= 0, `axis_name` names no axis of a `jax.shard_map`
-        or comes with rules that have specs already, or `rules` raises an error.
+      TypeError, ValueError: `activations` hold no outputs, `batch_size` is not a scalar integer >= 0, `axis_name`
+        names no axis of a `jax.shard_map` or comes with rules that have specs already, or `rules` raises an error.
 
     >>> outputs = {"Dense_0": {"__call__": (10.0 * jnp.ones((5, 5)),)}}
     >>> rules = jaxreg.Rules((r"Dense_0/__call__", jaxreg.L2(0.01)))
@@ -70,6 +70,11 @@ def activity_penalty(
         raise ValueError(f"`batch_size` must be a scalar, got {describe(batch_size)}")
     if isinstance(batch_size, int | np.integer | np.ndarray) and batch_size < 0:
         raise ValueError(f"`batch_size` must be >= 0, got {batch_size}")
+    if isinstance(rules, Rules) and rules.strict and not jax.tree.leaves(activations):
+        raise ValueError(
+            f"`activations` must hold outputs of layers, got {describe(activations)} without any; name an output by "
+            "`sow`, or capture all by `model.apply(..., capture_intermediates=True, mutable=['intermediates'])`"
+        )
     if axis_name is not None:
         rules = _over_batch(rules, axis_name)
         batch_size = batch_size * size_of((axis_name,) if isinstance(axis_name, str) else tuple(axis_name))

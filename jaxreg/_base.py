@@ -284,7 +284,8 @@ def not_for_a_loss(shown: str) -> TypeError:
     """Returns the error for a constraint where a value is needed."""
     return TypeError(
         f"{shown} has a constraint, which has no value to add to a loss or to differentiate. Constraints belong in "
-        "rules for `jaxreg.proximal` or one of the proximal optimizers, or for `rules.prox(params)`, which projects"
+        "rules for `jaxreg.proximal` or one of the proximal optimizers, or for `rules.prox(params)`, which projects. "
+        "`rules.breakdown(params)` and `rules.by_rule(params)` count it as 0, and `jaxreg.from_keras` can leave it out"
     )
 
 

@@ -1,7 +1,7 @@
 """The kinds of the fields of what jaxreg ships, and their checks."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import jax.numpy as jnp
 import numpy as np
@@ -71,6 +71,16 @@ class Fields:
 
     # Two fields, the first of which must be at most the second.
     _in_order: ClassVar[tuple[str, ...]] = ()
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        names = [field.name for field in dataclasses.fields(cls)]
+        if "axis" in kwargs and "axis" not in names and "group_axis" in names:
+            raise TypeError(
+                f"{cls.__name__} takes no `axis`, as Keras calls the axes within a group. It takes `group_axis`, the "
+                f"axes whose indices count the groups, got axis={kwargs['axis']!r}. Keras's axis=0 of a Dense kernel "
+                "and axis=[0, 1, 2] of a Conv kernel are group_axis=-1, the default"
+            )
+        return object.__new__(cls)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -303,26 +303,38 @@ def test_counts_are_exact(case):
     np.testing.assert_array_equal(ties, case.into(np.ones((1, *case.shape)))[0])
 
 
-@pytest.mark.parametrize("fraction", [0.0, 1e-4, 0.1, 0.25, 0.5, 0.9, 0.999, 1.0])
-@pytest.mark.parametrize("kind", ["normal", "ties", "few", "spread", "zeros"])
-def test_the_smallest_are_found_in_any_data(kind, fraction):
-    """Against a stable sort, for one array and for several at once, with the fraction known and traced."""
+@functools.cache
+def of_any_data():
+    """Arrays of one shape, and one of two columns."""
     rng = np.random.default_rng(1)
-    x = {
+    several = {
         "normal": rng.normal(size=(3, 700)),
         "ties": rng.integers(-3, 4, (3, 700)),
         "few": rng.normal(size=(3, 2)),
         "spread": rng.normal(size=(3, 700)) * 10.0 ** rng.integers(-36, 30, (3, 700)),
         "zeros": rng.normal(size=(3, 700)) * (rng.uniform(size=(3, 700)) < 0.2),
-    }[kind].astype(np.float32)
-    count = round(fraction * x.shape[1])
-    order = np.argsort(np.argsort(np.abs(x), axis=1, kind="stable"), axis=1)
-    expected = np.where(order < count, 0, x)
-    np.testing.assert_array_equal(constraints.Sparsity(fraction, batch_axis=0)(x), expected)
-    np.testing.assert_array_equal(constraints.Sparsity(jnp.float32(fraction), batch_axis=0)(x), expected)
-    np.testing.assert_array_equal(constraints.Sparsity(fraction)(x[1]), expected[1])
-    with jax.enable_x64(True):
-        np.testing.assert_array_equal(constraints.Sparsity(fraction)(np.float64(x[1])), expected[1])
+    }
+    return {kind: x.astype(np.float32) for kind, x in several.items()}
+
+
+@jax.jit
+def with_zeros(fraction, x):
+    return constraints.Sparsity(fraction, batch_axis=0)(x)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1e-4, 0.1, 0.25, 0.5, 0.9, 0.999, 1.0])
+def test_the_smallest_are_found_in_any_data(fraction):
+    """Against a stable sort, for one array and for several at once, with the fraction known and traced."""
+    several, one = (jax.jit(constraints.Sparsity(fraction, batch_axis=axes)) for axes in (0, ()))
+    for kind, x in of_any_data().items():
+        count = round(fraction * x.shape[1])
+        order = np.argsort(np.argsort(np.abs(x), axis=1, kind="stable"), axis=1)
+        expected = np.where(order < count, 0, x)
+        np.testing.assert_array_equal(several(x), expected, err_msg=kind)
+        np.testing.assert_array_equal(with_zeros(jnp.float32(fraction), x), expected, err_msg=kind)
+        np.testing.assert_array_equal(one(x[1]), expected[1], err_msg=kind)
+        with jax.enable_x64(True):
+            np.testing.assert_array_equal(one(np.float64(x[1])), expected[1], err_msg=kind)
 
 
 def test_no_sort_is_compiled():

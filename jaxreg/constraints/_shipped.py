@@ -1,8 +1,7 @@
 """The base class of the constraints that jaxreg ships."""
 
-import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import jax
 
@@ -22,16 +21,6 @@ class Shipped(Fields, Constraint):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         BUILT_IN[cls.__name__] = cls
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        names = [field.name for field in dataclasses.fields(cls)]
-        if "axis" in kwargs and "axis" not in names and "group_axis" in names:
-            raise TypeError(
-                f"{cls.__name__} takes no `axis`, as Keras calls the axes within a group. It takes `group_axis`, the "
-                f"axes whose indices count the groups, got axis={kwargs['axis']!r}. Keras's axis=0 of a Dense kernel "
-                "and axis=[0, 1, 2] of a Conv kernel are group_axis=-1, the default"
-            )
-        return object.__new__(cls)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return type(self)._projection(x, **self._options())
