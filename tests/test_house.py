@@ -38,7 +38,7 @@ FLOORS = (
     ("_explain", "_met", "_memory", "_rules"),
     ("_keras", "_updates", "_transforms", "_probe", "_metric", "_proximal", "_optimizers", "_activity"),
     ("diagnostics._cosines", "diagnostics._fisher", "diagnostics._history", "diagnostics._sparsity", "diagnostics"),
-    ("plots",),
+    ("plots._axes", "plots._cosines", "plots._penalties", "plots._sparsity", "plots._spectra", "plots._trees", "plots"),
     ("__init__",),
 )
 ORDER = [module for floor in FLOORS for module in floor]
