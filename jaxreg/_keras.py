@@ -148,7 +148,7 @@ def _check_paths(variables: list[Any]) -> None:
     for path, count in Counter(variable.path for variable in variables).items():
         if count > 1:
             raise ValueError(
-                f"`model` must have another path for each trainable variable, got {count} with the path `{path}`; "
+                f"trainable variables of `model` must have distinct paths, got {count} with the path `{path}`; "
                 "give their layers other names"
             )
 
@@ -157,7 +157,8 @@ def _nothing_in(model: Any, kinds: list[_Kind], left_out: list[str]) -> ValueErr
     """Returns the error for a model from which nothing can be taken, with what it has elsewhere."""
     wanted = " or ".join(kind.name for kind in kinds)
     frozen = [v.path for v in model.non_trainable_weights if any(getattr(v, kind.name) for kind in kinds)]
-    elsewhere = [f"; frozen is `{path}`" for path in frozen[:1]] + [f"; it has {what}" for what in left_out]
+    elsewhere = [f"; `{path}` has one, and is frozen" for path in frozen[:1]]
+    elsewhere += [f"; it has {what}" for what in left_out]
     return ValueError(
         f"`model` must have a {wanted} on a trainable variable, got {model.name!r}, which has none{''.join(elsewhere)}"
     )

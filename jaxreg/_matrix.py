@@ -80,7 +80,7 @@ def matrices_in(x: jax.Array, out_axis: Axes, batch_axis: Axes) -> str:
     return f"{count} {'matrix' if count == 1 else 'matrices'} {rows}×{columns}"
 
 
-def check_disjoint(axes: tuple[int, ...], batch: tuple[int, ...], x: jax.Array, *, name: str) -> None:
+def check_disjoint(axes: tuple[int, ...], batch: tuple[int, ...], x: jax.Array | np.ndarray, *, name: str) -> None:
     if shared := set(axes) & set(batch):
         raise ValueError(
             f"`{name}` and `batch_axis` must not share an axis, got {axes} and {batch}, which share "

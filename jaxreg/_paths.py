@@ -19,7 +19,7 @@ def _of_nnx(*names: str) -> Any:
     not use it would take longer than to import all of jaxreg.
     """
     nnx: Any = sys.modules.get("flax.nnx")
-    return tuple(getattr(nnx, name) for name in names) if nnx else ()
+    return tuple(getattr(nnx, name) for name in names if hasattr(nnx, name))  # not yet while it is being imported
 
 
 def _boxes() -> Any:

@@ -365,7 +365,7 @@ class Rules:
 
     @classmethod
     def from_config(cls, config: Any, custom_objects: Mapping[str, Any] | None = None) -> Self:
-        """Returns the rules that a config describes: the one of `get_config`, or one in a short form to write by hand.
+        """Returns the rules that a config describes: what `get_config` returns, or a short form that is easy to write.
 
         The short form is a list of rules, as from JSON or YAML, or a dict with the list under `rules`, and `strict`
         beside it if it is not True:
@@ -375,9 +375,9 @@ class Rules:
             - {pattern: "kernel$", l1: 1e-5, non_neg: true}
 
         A rule has a `pattern`, and beside it any names that `jaxreg.get` knows, of regularizers and constraints. The
-        value of a name is a number, which is its first argument, or a dict of its arguments. With true or null it has
-        the defaults that `get` gives it. Several names in a rule add up. In place of names, a rule may have
-        `regularizer`, whose value is null, which leaves the parameters alone, or a name, or a dict of Keras. A number
+        value of a name is a number, which is its first argument, or a dict of its arguments. With true it has the
+        defaults that `get` gives it. Several names in a rule add up. In place of names, a rule may have
+        `regularizer`, whose value is null, which leaves the parameters alone, or a name, or a dict of Keras. A strength
         may be text, because PyYAML reads `1e-4` as text.
 
         `get_config` returns the long form. A config never runs code.
@@ -388,7 +388,7 @@ class Rules:
             print(rules.explain(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), saved)))
 
         Args:
-          config: a dict or a list. A `ConfigDict` of ml_collections and a config of OmegaConf are dicts too.
+          config: a dict or a list. A `ConfigDict` of ml_collections, and any other mapping, counts as a dict.
           custom_objects: your own classes and functions by name. They are found nowhere else.
 
         Raises:

@@ -200,8 +200,11 @@ def own_part(x: jax.Array, split: Split) -> jax.Array:
 
 def gathered(x: jax.Array) -> jax.Array:
     """Returns an array that no axis of an Explicit mesh divides any more, so that any operation is allowed."""
-    divided = any(entry is not None for entry in jax.typeof(x).sharding.spec)
-    return jax.sharding.reshard(x, PartitionSpec(*(None,) * x.ndim)) if divided else x
+    sharding = jax.typeof(x).sharding
+    if not any(entry is not None for entry in sharding.spec):
+        return x
+    # The mesh is named, because an array outside of compiled functions needs none around it.
+    return jax.sharding.reshard(x, jax.NamedSharding(sharding.mesh, PartitionSpec(*(None,) * x.ndim)))
 
 
 _is_undivided: contextvars.ContextVar[bool] = contextvars.ContextVar("undivided", default=False)

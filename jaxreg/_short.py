@@ -74,6 +74,11 @@ def _pair(rule: Any, place: str, custom: Mapping[str, Any]) -> tuple[Pattern, Re
         if len(names) > 1:
             raise ValueError(f"`{place}` must have either 'regularizer' or names such as 'l2', got {names}")
         return pattern, _identified(rule["regularizer"], f"{place}.regularizer", custom)
+    classes = [_found(name, custom) for name in names]
+    if twice := [name for index, name in enumerate(names) if classes[index] in classes[:index]]:
+        raise ValueError(
+            f"`{place}` must name each regularizer once, got {names}, in which {twice[0]!r} is another name"
+        )
     found = [_named(name, rule[name], f"{place}.{name}", custom) for name in names]
     terms: Any = tuple(found)  # functions too, which the sum takes
     return pattern, found[0] if len(found) == 1 else Sum(terms)
@@ -86,7 +91,11 @@ def _check_known(name: Any, place: str, custom: Mapping[str, Any]) -> None:
 def _check_name(name: Any, known: Sequence[str], found: str) -> None:
     if name not in known:
         nearest = difflib.get_close_matches(str(name), known, n=3, cutoff=0.0)
-        raise ValueError(f"{found} {name!r}; the nearest are {', '.join(map(repr, nearest))}")
+        raise ValueError(f"{found} {name!r}; the nearest {_are(nearest)} {', '.join(map(repr, nearest))}")
+
+
+def _are(things: Sequence[str]) -> str:
+    return "is" if len(things) == 1 else "are"
 
 
 def _identified(value: Any, place: str, custom: Mapping[str, Any]) -> RegularizerLike | None:
@@ -108,7 +117,12 @@ def _identified(value: Any, place: str, custom: Mapping[str, Any]) -> Regularize
 def _named(name: str, value: Any, place: str, custom: Mapping[str, Any]) -> RegularizerLike:
     """Returns the regularizer or constraint of a name, with its defaults, its first argument, or arguments by name."""
     cls = _found(name, custom)
-    is_default = value is None or value is True or (isinstance(value, dict) and not value)
+    is_default = value is True or (isinstance(value, dict) and not value)
+    if value is None:
+        raise TypeError(
+            f"`{place}` must not be null; write true for the defaults of {name!r}, or leave it out, or write "
+            "'regularizer': null to leave parameters alone"
+        )
     if not isinstance(cls, type):
         if not is_default:
             raise TypeError(f"`{place}` must be true, because {name!r} takes no arguments, got {describe(value)}")
@@ -117,7 +131,7 @@ def _named(name: str, value: Any, place: str, custom: Mapping[str, Any]) -> Regu
     else:
         parameters = inspect.signature(cls).parameters
         if not is_default and not isinstance(value, dict):
-            value = {_first(parameters, value, place): value}
+            value = {_first(parameters, value, place): _as_number(value)}
         _check_arguments(parameters, {} if is_default else value, place)
     with _located(place):
         if is_default:

@@ -65,7 +65,6 @@ VALUES = [
     ("l2", "1e-4", L2(1e-4)),
     ("l2", "0.25", L2(0.25)),
     ("l2", True, L2(0.01)),
-    ("l2", None, L2(0.01)),
     ("l2", {}, L2(0.01)),
     ("l2", {"l2": "1e-4"}, L2(1e-4)),
     ("l1_l2", True, L1L2(0.01, 0.01)),
@@ -76,7 +75,7 @@ VALUES = [
     ("group_lasso", {"factor": 0.1, "group_axis": [0, 1]}, jaxreg.GroupLasso(0.1, group_axis=(0, 1))),
     ("orthogonal", {"sample": 64}, OrthogonalRegularizer(0.01, sample=64)),
     ("max_norm", 3, constraints.MaxNorm(3.0)),
-    ("non_neg", None, constraints.NonNeg()),
+    ("non_neg", True, constraints.NonNeg()),
     ("max_rank", 4, constraints.MaxRank(4)),
     ("nm", {"n": 2, "m": 4}, constraints.NM(2, 4)),
     ("box", {"lower": "-1e0", "upper": None}, constraints.Box(-1.0, None)),
@@ -116,7 +115,7 @@ def test_several_names_add_up_in_their_order():
     assert made == Rules((r"k", L2(0.2) + constraints.NonNeg() + L1(0.1)))
     x = jnp.array([1.0, -2.0])
     objects = {"half_sum_of_squares": half_sum_of_squares}
-    sums = Rules.from_config([{"pattern": "k", "l1": 0.1, "l2": 0.2, "half_sum_of_squares": None}], objects)
+    sums = Rules.from_config([{"pattern": "k", "l1": 0.1, "l2": 0.2, "half_sum_of_squares": True}], objects)
     np.testing.assert_allclose(sums({"k": x}), 0.1 * 3 + 0.2 * 5 + 0.5 * 5, rtol=1e-6)
 
 
@@ -132,6 +131,16 @@ class Powers(jaxreg.Regularizer):
         return self.factor * jnp.sum(jnp.abs(x) ** self.power)
 
 
+class Cubes(jaxreg.Regularizer):
+    """A class whose arguments promise nothing."""
+
+    def __init__(self, strength):
+        self.strength = strength
+
+    def __call__(self, x):
+        return self.strength * jnp.sum(jnp.abs(x) ** 3)
+
+
 class Half(jaxreg.Regularizer):
     inner: jaxreg.Regularizer
 
@@ -145,6 +154,7 @@ CUSTOM = {
     "Cube": Cube,
     "half_sum_of_squares": half_sum_of_squares,
     "Powers": Powers,
+    "Cubes": Cubes,
     "mild": "l2",
     "l1": L1(7.0),
 }
@@ -155,10 +165,11 @@ CUSTOM = {
     [
         ("Cube", "1e-4", Cube(1e-4)),
         ("Cube", True, Cube()),
+        ("Cubes", "1e-2", Cubes(0.01)),
         ("Cube", {"factor": 2}, Cube(2.0)),
         ("Powers", {"factor": "1e-1", "power": 4, "more": "1e-1"}, Powers(0.1, 4, more="1e-1")),
         ("half_sum_of_squares", True, half_sum_of_squares),
-        ("mild", None, L2(0.01)),
+        ("mild", True, L2(0.01)),
         ("l1", True, L1(7.0)),  # one's own name comes before a built-in one
         ("l0", 0.5, Cube(0.5)),
         ("Powers", {"some": [1, [2, 3]]}, Powers(some=(1, (2, 3)))),
@@ -216,9 +227,11 @@ RULE_ERRORS = [
     ({"l2": {"l2": True}}, TypeError, r"`rules\[1\].l2`: `l2` must be a number, got bool True"),
     ({"l2": "much"}, TypeError, r"`rules\[1\].l2` must be a number, .* got str 'much'"),
     ({"l2": {"l2": "much"}}, TypeError, r"`rules\[1\].l2`: `l2` must be a number, got str 'much'"),
+    ({"l2": None}, TypeError, r"`rules\[1\].l2` must not be null; write true for the defaults of 'l2'"),
+    ({"l2": 1.0, "L2": 2.0}, ValueError, r"`rules\[1\]` must name each regularizer once, got \['l2', 'L2'\]"),
     ({"l2": [1e-4]}, TypeError, r"`rules\[1\].l2` must be a number, .* got list"),
     ({"l2": L2(1.0)}, TypeError, r"`rules\[1\].l2` must be a number, .* got L2"),
-    ({"l2": {"factor": 1.0}}, ValueError, r"`rules\[1\].l2` has the unknown argument 'factor'; the nearest are 'l2'"),
+    ({"l2": {"factor": 1.0}}, ValueError, r"`rules\[1\].l2` has the unknown argument 'factor'; the nearest is 'l2'"),
     ({"orthogonal": {"factr": 1}}, ValueError, r"`rules\[1\].orthogonal` has the .* 'factr'; the nearest are 'factor'"),
     ({"orthogonal": {"mode": "cols"}}, ValueError, r"`rules\[1\].orthogonal`: `mode` must be 'rows' or 'columns', got"),
     ({"orthogonal": "columns"}, TypeError, r"`rules\[1\].orthogonal` must be a number, which is its `factor`"),

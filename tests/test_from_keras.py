@@ -503,12 +503,12 @@ ERRORS = {
     "all frozen": (
         lambda: jaxreg.from_keras(all_frozen()),
         ValueError,
-        "which has none; frozen is `.*/a/kernel`$",
+        "which has none; `.*/a/kernel` has one, and is frozen$",
     ),
     "two with one path": (
         lambda: jaxreg.from_keras(same_paths()),
         ValueError,
-        "`model` must have another path for each trainable variable, got 2 with the path `twins/same/kernel`",
+        "trainable variables of `model` must have distinct paths, got 2 with the path `twins/same/kernel`",
     ),
     "an axis out of range": (
         lambda: jaxreg.from_keras(Weights(a=((2, 3), None, C.MaxNorm(axis=2)))),

@@ -291,3 +291,40 @@ def test_a_dataframe_has_the_steps_as_its_index(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match="`to_dataframe` needs pandas: pip install pandas"):
         history.to_dataframe()
+
+
+@pytest.mark.parametrize("value", [np.array("a"), np.array(object()), np.timedelta64(3, "s"), np.complex64(1)], ids=str)
+def test_a_bad_scalar_is_an_error_at_once_and_leaves_the_history_as_it_is(value):
+    history = History(RULES)
+    history.record(0, PARAMS)
+    with pytest.raises(TypeError, match="`loss` must be a real number, got"):
+        history.record(1, PARAMS, loss=value)
+    assert [row["step"] for row in history.rows] == [0]
+
+
+def test_narrow_scalars_are_numbers():
+    history = History(RULES)
+    history.record(0, PARAMS, a=np.asarray(jnp.ones(2, jnp.bfloat16))[0], b=np.float16(0.5), c=jnp.bfloat16(2.0))
+    assert (history.last["a"], history.last["b"], history.last["c"]) == (1.0, 0.5, 2.0)
+
+
+def test_a_record_inside_of_jit_is_an_error_although_all_its_arguments_are_constants():
+    history = History(RULES)
+    with pytest.raises(TypeError, match="`params` must have values, got traced ones"):
+        jax.jit(lambda x: (history.record(1, PARAMS), x)[1])(1.0)
+    with pytest.raises(ValueError, match="the history is empty"):
+        _ = history.last
+
+
+def test_parameters_on_several_devices():
+    first, second = jax.devices()[:2]
+    params = {"a": {"kernel": jax.device_put(KERNEL, first)}, "b": {"kernel": jax.device_put(2 * KERNEL, second)}}
+    history = History(jaxreg.Rules((r"kernel$", jaxreg.L2(0.5))))
+    history.record(0, params)
+    assert history.last["penalty/path/b/kernel"] == pytest.approx(2.0 * float(np.sum(KERNEL**2)))
+
+
+def test_shapes_are_an_error_with_the_path():
+    history = History(RULES)
+    with pytest.raises(TypeError, match=r"`params` must hold values, got the shape .* at `Dense_0/bias`"):
+        history.record(0, jax.eval_shape(lambda: PARAMS))

@@ -369,14 +369,22 @@ ERRORS = [
     (ValueError, "`index` must be less than .* 3, got 3", lambda: plots.cosine_matrix(STACK, batch_axis=0, index=3)),
     (TypeError, "`index` must be an int, got str '0'", lambda: plots.cosine_matrix(X, index="0")),
     (ValueError, r"`x` must hold at least one of the rows, got float32\[0,5\]", lambda: plots.cosine_matrix(X[:0])),
-    (TypeError, "`ax` must be a matplotlib Axes or None, got Figure", lambda: plots.cosine_matrix(X, ax=plt.figure())),
+    (
+        TypeError,
+        "`ax` must be matplotlib Axes of two dimensions or None, got Figure",
+        lambda: plots.cosine_matrix(X, ax=plt.figure()),
+    ),
     (ValueError, "`out_axis` must lie in", lambda: plots.cosine_histogram(X, out_axis=2)),
     (TypeError, "`out_axis` must be an int or", lambda: plots.singular_values({"a": X}, out_axis="a")),
     (ValueError, "at `a/w`: `out_axis` must lie in", lambda: plots.singular_values({"a": {"w": X}}, out_axis=2)),
     (ValueError, "`tree` must hold a floating-point array of rank >= 2", lambda: plots.singular_values({"a": X[0]})),
-    (ValueError, "`x` must have rank >= 2", lambda: plots.singular_values(X[0])),
-    (TypeError, r"got float32\[8,16\] without any at `a`", lambda: plots.singular_values({"a": Q})),
-    (TypeError, r"got float32\[12,5\] without any", lambda: jax.jit(plots.singular_values)(X)),
+    (ValueError, "`tree` must have a rank of at least 2, got float32", lambda: plots.singular_values(X[0])),
+    (
+        TypeError,
+        r"at `a`: `tree` must have values, got the shape float32\[8,16\]",
+        lambda: plots.singular_values({"a": Q}),
+    ),
+    (TypeError, r"`tree` must have values, got traced float32\[12,5\]", lambda: jax.jit(plots.singular_values)(X)),
     (ValueError, r"no empty arrays, got float32\[0,5\] at `a`", lambda: plots.singular_values({"a": X[:0]})),
     (ValueError, "`x` must have rank >= 1 and at least one weight", lambda: plots.sparsity_pattern(np.float32(1))),
     (ValueError, "`x` must have rank >= 1 and at least one weight", lambda: plots.sparsity_pattern(X[:0])),
@@ -393,7 +401,7 @@ ERRORS = [
     ),
     (
         ValueError,
-        "`sparsity` must lie .* got 0.5 to 0.5",
+        "`sparsity` must lie .* got NaN",
         lambda: plots.accuracy_against_sparsity([np.nan, 0.5], [1, 1]),
     ),
     (
@@ -441,3 +449,30 @@ def test_without_matplotlib_the_error_says_what_to_install(name, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r'`jaxreg.plots` needs matplotlib: pip install "jaxreg\[plots\]"'):
         getattr(plots, name)(*arguments)
+
+
+def test_kernels_on_an_explicit_mesh_are_gathered():
+    mesh = jax.make_mesh((4,), ("data",))
+    x = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+    divided = jax.device_put(x, jax.NamedSharding(mesh, jax.P("data")))
+    assert plots.cosine_matrix(divided).get_title() == plots.cosine_matrix(x).get_title()
+    np.testing.assert_allclose(jaxreg.diagnostics.cosines(divided), jaxreg.diagnostics.cosines(x), rtol=1e-6, atol=1e-7)
+
+
+def test_arrays_of_numpy_keep_their_own_dtype():
+    texts = plots.sparsity_pattern(np.full((2, 2), 1e-60)).get_legend().get_texts()
+    assert [text.get_text() for text in texts] == ["not zero: 4 weights", "zero: 0 weights"]
+    rank_1 = np.outer(np.arange(1.0, 4.0), np.arange(1.0, 5.0)) * 1e300
+    of_array, of_tree = (plots.singular_values(tree).lines[0].get_ydata() for tree in (rank_1, {"k": rank_1}))
+    np.testing.assert_array_equal(of_array, of_tree)
+
+
+def test_a_kernel_of_nan_has_no_largest_cosine():
+    assert "largest |cosine| of two rows: nan" in plots.cosine_matrix(jnp.full((3, 4), jnp.nan)).get_title()
+
+
+def test_negative_penalties_cannot_be_stacked():
+    history = jaxreg.diagnostics.History(jaxreg.Rules(("kernel", lambda x: -jnp.sum(x))))
+    history.record(0, {"kernel": jnp.ones(3)})
+    with pytest.raises(ValueError, match="`history` must have penalties >= 0, which can be stacked, got -3"):
+        plots.penalty_history(history)

@@ -34,7 +34,7 @@ class _Record(NamedTuple):
     Attributes:
       step: the step it was made at.
       scalars: the numbers that the user gave, by name.
-      penalties: the penalties of the parameters, as one array, or None where no parameters were given.
+      penalties: the penalties of the parameters, as one array or a list of scalars, or None without parameters.
       owners: the path of each parameter with a penalty, and the index of its rule, in the order of the array.
       tracked: the penalties in the state of an optimizer, by name.
     """
@@ -113,7 +113,7 @@ class History:
           state: the state of an optimizer that contains `add_penalty_gradients`, `decoupled` or a proximal transform
             with `track=True`. Its penalty is that of the parameters before the last update.
           key: a random key for rules that sample.
-          memory: the memory of rules that keep something, as `optax.tree.get(state, "memory")` finds it in a state.
+          memory: the memory of rules that keep something, which a transform has in its state under `memory`.
           **scalars: further numbers under names of your own, such as `loss=loss`. Write `**{"val/loss": loss}` for a
             name with a slash.
 
@@ -127,7 +127,8 @@ class History:
         check_key(key, or_old=True)
         leaves = [] if params is None else leaves_with_paths(params)
         given = {"step": step, "params": [leaf for _, leaf in leaves], "state": state, "key": key, "memory": memory}
-        _check_not_traced({"rules": self._rules} | given | scalars)
+        _check_not_traced({"rules": self._rules} | given)
+        _check_not_traced(scalars)
         step = checked_count(step, name="step", least=0)
         if self._steps and step <= self._steps[-1]:
             raise ValueError(f"`step` must be greater than that of the last record, {self._steps[-1]}, got {step}")
@@ -137,6 +138,9 @@ class History:
         tracked = {} if state is None else _tracked(state)
         met = [] if params is None else self._met(params, memory)
         penalties = None if params is None else self._penalties(met, step, key)
+        # Inside of `jax.jit` a computation with constants is traced too.
+        _check_not_traced(kept)
+        _check_not_traced({"params": penalties, "state": tracked})
         owners = tuple((m.path, m.patterns[0]) for m in met)
         self._unread.append(_Record(step, kept, penalties, owners, tracked))
         self._steps.append(step)
@@ -145,12 +149,20 @@ class History:
         """Returns the parameters that have a penalty or a constraint."""
         if self._rules is None:
             raise ValueError("`params` need rules, as in History(rules), to have penalties")
-        return [m for m in self._rules._met(params, memory) if m.regularizer is not None]
+        met = [m for m in self._rules._met(params, memory) if m.regularizer is not None]
+        for m in met:
+            if isinstance(m.leaf, jax.ShapeDtypeStruct):
+                raise TypeError(f"`params` must hold values, got the shape {describe(m.leaf)} at `{m.path}`")
+        return met
 
-    def _penalties(self, met: list[Met], step: int, key: jax.Array | None) -> jax.Array:
+    def _penalties(self, met: list[Met], step: int, key: jax.Array | None) -> Any:
         # Only arrays go into the compiled function. A tree may hold functions, or one layer of NNX twice.
         places = tuple(m._replace(leaf=None, regularizer=None, memory=()) for m in met)
         count = jnp.int32(min(step, np.iinfo(np.int32).max))  # where the counts of optax stay
+        assert self._rules is not None
+        if len({frozenset(m.leaf.devices()) for m in met if isinstance(m.leaf, jax.Array)} - {frozenset()}) > 1:
+            regularizers = self._rules.at(count).regularizers  # one program cannot have parts on different devices
+            return [m._replace(regularizer=regularizers[m.patterns[0]]).penalty(key) for m in met]
         return _computed(self._rules, [m.leaf for m in met], [m.memory for m in met], count, key, places=places)
 
     @property
@@ -170,8 +182,8 @@ class History:
         """Fetches the numbers that are still on the device, all at once."""
         # As lists, since JAX would sort the names of a dict.
         numbers = [([*r.scalars.values()], r.penalties, [*r.tracked.values()]) for r in self._unread]
-        for record, fetched in zip(self._unread, jax.device_get(numbers), strict=True):
-            self._rows.append(self._row(record, *fetched))
+        pairs = zip(self._unread, jax.device_get(numbers), strict=True)
+        self._rows += [self._row(record, *fetched) for record, fetched in pairs]
         self._unread = []
 
     def _row(self, record: _Record, scalars: list[Any], penalties: Any, tracked: list[Any]) -> Row:
@@ -270,17 +282,18 @@ def _scalar(value: Any, *, name: str) -> Any:
     """Returns a number of the user, as it is or as an array of its own on the device."""
     if name == "step" or name.startswith("penalty/"):
         raise ValueError(f"`{name}` must have another name: those that begin with `penalty/` are names of penalties")
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number | np.ndarray | jax.Array):
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.generic | np.ndarray | jax.Array):
         raise TypeError(f"`{name}` must be a real number, got {describe(value)}")
-    return value if isinstance(value, int | float) else _kept(value, name=name)
+    return value if isinstance(value, int | float) else _kept(value, name=f"`{name}`")
 
 
 def _kept(value: Any, *, name: str) -> jax.Array | np.ndarray:
     """Returns a copy of a scalar, since a state that it is a part of may be donated to the next step."""
+    is_real = any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.integer, jnp.floating))
+    if not is_real or jnp.issubdtype(value.dtype, np.timedelta64):  # NumPy counts times among the integers
+        raise TypeError(f"{name} must be a real number, got {describe(value)}")
     if value.ndim:
-        raise ValueError(f"`{name}` must be a scalar, got {describe(value)}")
-    if value.dtype == bool or not jnp.isrealobj(value) or jnp.issubdtype(value.dtype, jax.dtypes.extended):
-        raise TypeError(f"`{name}` must be a real number, got {describe(value)}")
+        raise ValueError(f"{name} must be a scalar, got {describe(value)}")
     return jnp.array(value) if isinstance(value, jax.Array) else np.array(value)
 
 
@@ -292,7 +305,8 @@ def _tracked(state: Any) -> dict[str, Any]:
         if getattr(path[-1], "tuple_name", None) in _STATES and value is not None:
             places = [getattr(part, "name", None) or keystr((part,), simple=True) for part in path[:-1]]
             name = "/".join(("penalty/state", *places))
-            found[name] = _kept(jax.tree.leaves(value)[0], name="state")  # which may be in a box of NNX
+            (number,) = jax.tree.leaves(value)  # it may be in a box of NNX
+            found[name] = _kept(number, name="each penalty in `state`")
     if not found:
         raise ValueError(
             f"`state` must hold a penalty that a transform tracks, as that of `jaxreg.add_penalty_gradients` does, "

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import jax
 import numpy as np
 
-from jaxreg._checks import describe
+from jaxreg._checks import describe, is_float_array
 from jaxreg._numerics import as_floats
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ def drawable(ax: Any, inches: tuple[float, float] | None = None) -> "Plot":
         raise ImportError('`jaxreg.plots` needs matplotlib: pip install "jaxreg[plots]"') from error
     if ax is None:
         return pyplot.subplots(figsize=inches, layout="constrained")[1]
-    if not isinstance(ax, Plot):
-        raise TypeError(f"`ax` must be a matplotlib Axes or None, got {describe(ax)}")
+    if not isinstance(ax, Plot) or ax.name == "3d":
+        raise TypeError(f"`ax` must be matplotlib Axes of two dimensions or None, got {describe(ax)}")
     return ax
 
 
@@ -81,8 +81,19 @@ def whole_ticks(ax: "Plot", which: str) -> None:
         (ax.xaxis if letter == "x" else ax.yaxis).set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
-def with_values(x: Any) -> np.ndarray:
-    """Returns an array of floats as one of NumPy, in its own dtype."""
+def check_values(x: Any, *, name: str) -> None:
+    """Raises an error for a shape, and for what is traced."""
     if isinstance(x, jax.core.Tracer):
-        raise TypeError(f"`x` must have values, got traced {describe(x)}: draw outside of `jax.jit`")
-    return np.asarray(as_floats(x))
+        raise TypeError(f"`{name}` must have values, got traced {describe(x)}: draw outside of `jax.jit`")
+    if isinstance(x, jax.ShapeDtypeStruct):
+        raise TypeError(f"`{name}` must have values, got the shape {describe(x)}")
+
+
+def with_values(x: Any, *, name: str = "x") -> np.ndarray:
+    """Returns an array of floats as one of NumPy, in its own dtype, which JAX may not have."""
+    check_values(x, name=name)
+    if not isinstance(x, np.ndarray):
+        x = as_floats(x)
+    if not is_float_array(x):
+        raise TypeError(f"`{name}` must be a real floating-point array, got {describe(x)}")
+    return np.asarray(x)

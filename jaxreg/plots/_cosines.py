@@ -10,7 +10,7 @@ from jaxreg._checks import checked_count, describe
 from jaxreg._matrix import Axes, Mode
 from jaxreg._names import public
 from jaxreg.diagnostics import cosines
-from jaxreg.plots._axes import BLUE, GREY, VERMILLION, drawable, legend, number, whole_ticks, with_values
+from jaxreg.plots._axes import BLUE, GREY, VERMILLION, check_values, drawable, legend, number, whole_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes as Plot
@@ -29,8 +29,8 @@ def cosine_matrix(
     """Draws the cosines between all rows (or columns) of a kernel as a matrix, with 0 in white.
 
     The scale ends at the least of ±0.1, ±0.2, ±0.5 and ±1 within which all cosines between two distinct rows lie, so
-    that pictures with the same scale can be compared. The diagonal may lie beyond it. It is white for a zero row. NaN
-    is grey.
+    that pictures with the same scale can be compared. The diagonal may lie beyond it. The diagonal entry of a zero row
+    is white. NaN is grey.
 
     Args:
       x: a real floating-point array of rank >= 2.
@@ -145,7 +145,7 @@ def cosine_histogram(
 
 def _grams(x: ArrayLike, mode: Mode, out_axis: Axes, batch_axis: Axes) -> np.ndarray:
     """Returns the cosines of all matrices, as an array (matrices, n, n)."""
-    with_values(x)
+    check_values(x, name="x")
     grams = np.asarray(cosines(x, mode=mode, out_axis=out_axis, batch_axis=batch_axis))
     if not grams.size:
         raise ValueError(f"`x` must hold at least one of the {mode}, got {describe(x)}")
@@ -153,8 +153,9 @@ def _grams(x: ArrayLike, mode: Mode, out_axis: Axes, batch_axis: Axes) -> np.nda
 
 
 def _largest(sizes: np.ndarray) -> float:
-    """Returns the largest of sizes, NaN aside."""
-    return float(np.max(sizes, initial=0.0, where=~np.isnan(sizes)))
+    """Returns the largest of sizes, NaN aside, and NaN where there is nothing else."""
+    known = sizes[~np.isnan(sizes)]
+    return float(known.max()) if known.size else math.nan
 
 
 def _limit(sizes: np.ndarray) -> float:

@@ -31,7 +31,7 @@ def penalty_history(history: History, *, by: Literal["rule", "path"] = "rule", a
 
     Raises:
       TypeError: `history` is no `jaxreg.diagnostics.History`.
-      ValueError: `by` is another word, or `history` has no penalties of parameters.
+      ValueError: `by` is another word, or `history` has no penalties of parameters, or negative ones.
       ImportError: matplotlib is not installed.
 
     >>> history = jaxreg.diagnostics.History(jaxreg.Rules((r"kernel$", jaxreg.L2(0.5)), (r"bias$", jaxreg.L1(0.1))))
@@ -53,6 +53,8 @@ def penalty_history(history: History, *, by: Literal["rule", "path"] = "rule", a
     steps = np.array([row["step"] for row in rows], float)
     table = np.array([[row.get(name, 0.0) for row in rows] for name in names], float)
     finite = np.isfinite(table).all(axis=0)
+    if (table[:, finite] < 0).any():
+        raise ValueError(f"`history` must have penalties >= 0, which can be stacked, got {table[:, finite].min():.6g}")
     labels = [name[len(prefix) + 1 :] or "the array" for name in names]
     table, labels = _largest_and_rest(np.where(finite, table, np.nan), labels, len(COLORS))
 

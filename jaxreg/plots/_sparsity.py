@@ -10,7 +10,6 @@ from jax.typing import ArrayLike
 from jaxreg._checks import describe
 from jaxreg._matrix import Axes, check_disjoint, positive_axes
 from jaxreg._names import public
-from jaxreg._numerics import as_floats
 from jaxreg.plots._axes import (
     BLUE,
     COLORS,
@@ -59,7 +58,7 @@ def sparsity_pattern(x: ArrayLike, *, group_axis: Axes = -1, batch_axis: Axes = 
         raise ValueError(f"`x` must have rank >= 1 and at least one weight, got {describe(values)}")
     groups = positive_axes(group_axis, values.ndim, name="group_axis")
     batch = positive_axes(batch_axis, values.ndim, name="batch_axis")
-    check_disjoint(groups, batch, as_floats(x), name="group_axis")
+    check_disjoint(groups, batch, values, name="group_axis")
     inside = [axis for axis in range(values.ndim) if axis not in groups + batch]
     matrices = math.prod(values.shape[axis] for axis in batch)
     members = math.prod(values.shape[axis] for axis in inside)
@@ -201,5 +200,6 @@ def _from_0_to_1(values: Any, name: str, *, has_nan: bool) -> np.ndarray:
     if found.ndim not in (1, 2) or not found.size:
         raise ValueError(f"{name} must have the shape (points,) or (points, seeds), got {found.shape}")
     if not np.all((found >= 0) & (found <= 1) | (has_nan & np.isnan(found))):
-        raise ValueError(f"{name} must lie between 0 and 1, got {np.nanmin(found):.6g} to {np.nanmax(found):.6g}")
+        got = "NaN" if np.isnan(found).any() else f"{found.min():.6g} to {found.max():.6g}"
+        raise ValueError(f"{name} must lie between 0 and 1, got {got}")
     return found

@@ -2,15 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
 from jaxreg._checks import describe, is_float_array
 from jaxreg._matrix import Axes, View, as_tuple, as_vectors, checked_axes
 from jaxreg._names import public
-from jaxreg._numerics import as_floats
 from jaxreg._paths import check_no_optimizer_state, leaves_with_paths
-from jaxreg.plots._axes import COLORS, GREY, drawable, inches, legend, shortened, whole_ticks
+from jaxreg.plots._axes import COLORS, GREY, check_values, drawable, inches, legend, shortened, whole_ticks, with_values
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes as Plot
@@ -123,17 +121,18 @@ def _spectra(tree: Any, out_axis: Axes, batch_axis: Axes) -> dict[str, np.ndarra
     leaves = leaves_with_paths(tree)
     is_array = [path for path, _ in leaves] == [""]
     if is_array:
-        leaves = [("", tree if isinstance(tree, jax.core.Tracer | jax.ShapeDtypeStruct) else as_floats(tree))]
+        leaves = [("", with_values(tree, name="tree"))]
+        if leaves[0][1].ndim < stacked + 2:
+            raise ValueError(f"`tree` must have a rank of at least {stacked + 2}, got {describe(tree)}")
     spectra = {}
     for path, leaf in leaves:
-        if not is_float_array(leaf) or (leaf.ndim < stacked + 2 and not is_array):
+        if not is_float_array(leaf) or leaf.ndim < stacked + 2:
             continue
-        where = f" at `{path}`" if path else ""
-        if isinstance(leaf, jax.core.Tracer | jax.ShapeDtypeStruct):
-            raise TypeError(f"`tree` must hold values, got {describe(leaf)} without any{where}")
         if not leaf.size:
+            where = f" at `{path}`" if path else ""
             raise ValueError(f"`tree` must hold no empty arrays, got {describe(leaf)}{where}")
         try:
+            check_values(leaf, name="tree")
             wide: Any = np.asarray(leaf).astype(np.float64)  # also where JAX has no float64
             matrices, layout = as_vectors(wide, View("rows", out_axis, batch_axis))
         except (TypeError, ValueError) as error:

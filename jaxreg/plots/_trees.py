@@ -31,10 +31,10 @@ def matched_tree(rules: Rules, tree: Any, *, ax: "Plot | None" = None) -> "Plot"
       rules: the rules.
       tree: a tree of parameters that they take.
       ax: the matplotlib `Axes` to draw into. A new figure is as large as the tree needs. In `Axes` of your own, letters
-        are as small as it takes.
+        shrink until it fits.
 
     Returns:
-      The `Axes`, without axes.
+      The `Axes`, with frame and ticks hidden.
 
     Raises:
       TypeError: `rules` are no `jaxreg.Rules`.
