@@ -144,7 +144,7 @@ def draw(initial: Any, trained: dict[str, Any], curves: Curves) -> Figure:
     top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.05), hspace=0.04)
 
     panels = top.subplots(1, 3)
-    # Okabe and Ito's colours, which differ for every kind of colour vision.
+    # Okabe and Ito's colors, which differ for every kind of color vision.
     colors = ("#000000", "#E69F00", "#009E73", "#0072B2", "#CC79A7")
     for (name, curve), color in zip(curves.items(), colors, strict=True):
         loss, accuracy, penalty = (curve[metric].mean(axis=1) for metric in ("loss", "accuracy", "penalty"))

@@ -1,6 +1,6 @@
 """An Equinox MLP chooses its input features, by a group lasso whose prox follows each step of a loop written by hand.
 
-The data are scikit-learn's breast cancer measurements: 30 features of a tumour, and whether it is benign. Each feature
+The data are scikit-learn's breast cancer measurements: 30 features of a tumor, and whether it is benign. Each feature
 comes a second time as a decoy, shuffled over the patients, which says nothing. A method that chooses well keeps no
 decoys.
 
@@ -167,7 +167,7 @@ def draw(fits: Fits, names: list[str]) -> Figure:
     figure = Figure(figsize=(13, 8.5), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.5), wspace=0.03)
     top, bottom = left.subplots(2, 1, sharex=True)
-    # Okabe and Ito's colours, which differ for every kind of colour vision.
+    # Okabe and Ito's colors, which differ for every kind of color vision.
     for method, color, style in ((MLP, "#0072B2", "o-"), (LINEAR, "#D55E00", "s--")):
         results = [results for (name, _), results in fits.items() if name == method]
         kept = np.array([np.mean([fit.kept for fit in of_strength], axis=0) for of_strength in results])

@@ -194,7 +194,7 @@ def report(
 def draw(strengths: dict[str, np.ndarray], validated: dict[str, Accuracies], tested: dict[str, Accuracies]) -> Figure:
     figure = Figure(figsize=(9, 6.5), layout="constrained")
     panel = figure.subplots()
-    # Okabe and Ito's colours, which differ for every kind of colour vision.
+    # Okabe and Ito's colors, which differ for every kind of color vision.
     styles = {L2_SP: ("#0072B2", "o-"), EWC: ("#E69F00", "s-"), L2_INIT: ("#CC79A7", "^-")}
     for method, (color, style) in styles.items():
         old, new = (accuracies.mean(axis=1) for accuracies in tested[method])

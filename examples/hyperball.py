@@ -196,7 +196,7 @@ def report(runs: dict[str, Runs]) -> Table:
 def draw(runs: dict[str, Runs], steps: np.ndarray) -> Figure:
     figure = Figure(figsize=(12, 5.5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    # Okabe and Ito's colours, which differ for every kind of colour vision.
+    # Okabe and Ito's colors, which differ for every kind of color vision.
     colors = {ADAMW: "#E69F00", HYPERBALL: "#0072B2"}
     for method, run in runs.items():
         for rate, losses, style in zip(LEARNING_RATES[method], run.losses, (":", "-", "--"), strict=True):

@@ -202,7 +202,7 @@ def report(runs: dict[str, Run]) -> Table:
 def draw(runs: dict[str, Run]) -> Figure:
     figure = Figure(figsize=(14, 5), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
-    # Okabe and Ito's colours, which differ for every kind of colour vision.
+    # Okabe and Ito's colors, which differ for every kind of color vision.
     for (name, run), color in zip(runs.items(), ("#000000", "#0072B2"), strict=True):
         left.plot(run.steps, run.losses, ":", color=color, label=f"{name}, training")
         left.plot(run.steps, run.validation, color=color, label=f"{name}, validation")

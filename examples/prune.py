@@ -1,11 +1,11 @@
-"""Pruning while training, by constraints: 90% of single weights, two of four neighbours, or whole units.
+"""Pruning while training, by constraints: 90% of single weights, two of four neighbors, or whole units.
 
 An MLP trains on scikit-learn's digits under `jaxreg.proximal(optax.adam(...), rules)`, which projects the weights after
 each step. All rules are constraints, so it takes no learning rate, and any optimizer would do:
 
 - `constraints.Sparsity(schedule)` is gradual magnitude pruning. The share of zeros grows along a cubic schedule, and
   the zeros are chosen anew at each step;
-- `constraints.NM(2, 4)` keeps two of each four neighbours along the inputs, from the first step on;
+- `constraints.NM(2, 4)` keeps two of each four neighbors along the inputs, from the first step on;
 - `constraints.GroupSparsity(schedule)` takes whole units away, three quarters of them by the same kind of schedule. A
   unit without weights gets no gradient through the relu, so one that is taken away too early would not come back.
 
@@ -44,7 +44,7 @@ from tqdm import tqdm
 import jaxreg
 from jaxreg import constraints
 
-DENSE, GRADUAL, NEIGHBOURS, UNITS, ONE_SHOT = "dense", "gradual", "2:4", "units", "one-shot"
+DENSE, GRADUAL, NEIGHBORS, UNITS, ONE_SHOT = "dense", "gradual", "2:4", "units", "one-shot"
 PRUNED = r"hidden_\d/kernel$"  # The head is small and is left alone, as are the biases.
 KERNELS = ("hidden_1", "hidden_2")
 WIDTH = 128
@@ -87,7 +87,7 @@ def make_rules(method: str, fraction: jax.Array | float, steps: int) -> jaxreg.R
     )
     constraint = {
         GRADUAL: constraints.Sparsity(schedule),
-        NEIGHBOURS: constraints.NM(2, 4),
+        NEIGHBORS: constraints.NM(2, 4),
         UNITS: constraints.GroupSparsity(schedule),
     }.get(method)
     return None if constraint is None else jaxreg.Rules((PRUNED, constraint))
@@ -179,10 +179,8 @@ def check(networks: Networks) -> list[str]:
                 counts = np.sum(kernels == 0, axis=(1, 2))
                 if np.any(counts != expected):
                     wrong.append(f"In {where}, {counts} weights are zero {when} fine-tuning, and not {expected}.")
-                if method == NEIGHBOURS and np.any(
-                    np.sum(kernels.reshape(len(kernels), -1, 4, WIDTH) != 0, axis=2) > 2
-                ):
-                    wrong.append(f"In {where}, more than two of four neighbours are not zero {when} fine-tuning.")
+                if method == NEIGHBORS and np.any(np.sum(kernels.reshape(len(kernels), -1, 4, WIDTH) != 0, axis=2) > 2):
+                    wrong.append(f"In {where}, more than two of four neighbors are not zero {when} fine-tuning.")
                 if method == UNITS and np.any(np.sum(~kernels.any(axis=1), axis=1) != round(fraction * WIDTH)):
                     wrong.append(f"In {where}, another number of units is zero {when} fine-tuning.")
     return wrong
@@ -206,7 +204,7 @@ def report(networks: Networks, test_size: int) -> Table:
     shown = {
         (DENSE, 0.0): ("none", "-"),
         (GRADUAL, SHOWN): ("single weights, gradual", f"Sparsity to {SHOWN:g}"),
-        (NEIGHBOURS, 0.5): ("2 of 4 neighbours", "NM(2, 4)"),
+        (NEIGHBORS, 0.5): ("2 of 4 neighbors", "NM(2, 4)"),
         (UNITS, SHARE_OF_UNITS): ("units, gradual", f"GroupSparsity to {SHARE_OF_UNITS:g}"),
         (ONE_SHOT, SHOWN): ("single weights, one-shot", f"Sparsity({SHOWN:g}), once"),
     }
@@ -226,7 +224,7 @@ def draw(networks: Networks) -> Figure:
     top, bottom = figure.subfigures(2, 1, height_ratios=(1.4, 1), hspace=0.04)
 
     panel = top.subplots()
-    # Okabe and Ito's colours, which differ for every kind of colour vision.
+    # Okabe and Ito's colors, which differ for every kind of color vision.
     styles = {
         (GRADUAL, "tuned"): ("#0072B2", "o-", "gradual, fine-tuned"),
         (GRADUAL, "pruned"): ("#56B4E9", "s--", "gradual, not fine-tuned"),
@@ -258,7 +256,7 @@ def draw(networks: Networks) -> Figure:
     panels = bottom.subplots(1, 3, sharey=True)
     titles = {
         (GRADUAL, SHOWN): f"single weights: {SHOWN:.0%} are zero",
-        (NEIGHBOURS, 0.5): "neighbours: 2 of 4 are zero",
+        (NEIGHBORS, 0.5): "neighbors: 2 of 4 are zero",
         (UNITS, SHARE_OF_UNITS): f"units: {SHARE_OF_UNITS:.0%} are zero",
     }
     for panel, (key, title) in zip(panels, titles.items(), strict=True):
@@ -285,7 +283,7 @@ def main() -> None:
     paths = {
         DENSE: [0.0],
         GRADUAL: fractions,
-        NEIGHBOURS: [0.5],
+        NEIGHBORS: [0.5],
         UNITS: [SHARE_OF_UNITS],
         ONE_SHOT: fractions,
     }

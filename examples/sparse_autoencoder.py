@@ -182,7 +182,7 @@ def draw(runs: Runs, shown: list[float]) -> Figure:
     top.suptitle("Decoder weights of the first 64 features, unit norm")
 
     left, right = bottom.subplots(1, 2)
-    # Okabe and Ito's colours, which differ for every kind of colour vision.
+    # Okabe and Ito's colors, which differ for every kind of color vision.
     styles = {UNIT: ("#0072B2", "o-", (6, 6), "left"), FREE: ("#D55E00", "s--", (-7, -13), "right")}
     for decoder, (color, style, offset, side) in styles.items():
         of_decoder = {strength: run for (name, strength), run in runs.items() if name == decoder}

@@ -211,7 +211,7 @@ def cut_all(models: dict[str, nn.Module], trained: Trained, data: list[jax.Array
 
 
 def draw_paths(figure: FigureBase, trained: Trained, models: dict[str, nn.Module], test_size: int) -> None:
-    # Okabe and Ito's colours, which differ for every kind of colour vision.
+    # Okabe and Ito's colors, which differ for every kind of color vision.
     styles = {METRIC: ("#0072B2", "o-"), EUCLIDEAN: ("#E69F00", "s--"), SUBGRADIENT: ("#CC79A7", "^")}
 
     for panel, name in zip(figure.subplots(1, 2, sharey=True), models, strict=True):

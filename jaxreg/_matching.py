@@ -88,6 +88,11 @@ def name_of(pattern: Pattern) -> str:
     return f"{getattr(pattern, '__name__', type(pattern).__name__)}(path, leaf)"
 
 
+def shown(pattern: Pattern) -> str:
+    """Returns how a pattern stands in tables: as it is, if it is text that can be seen, or else by its name."""
+    return pattern if isinstance(pattern, str) and pattern else name_of(pattern)
+
+
 def match(
     leaves: list[tuple[str, Any]],
     patterns: Sequence[Pattern],

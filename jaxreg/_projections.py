@@ -213,7 +213,7 @@ def group_sparse(x: ArrayLike, *, fraction: Any, group_axis: Axes, batch_axis: A
 
 
 def n_of_m(x: ArrayLike, *, n: int, m: int, axis: int) -> jax.Array:
-    """Returns `x` with 0 for all but the n largest in each m neighbours along an axis. The first of equal ones stay."""
+    """Returns `x` with 0 for all but the n largest in each m neighbors along an axis. The first of equal ones stay."""
     wide = as_wide(x)
     (axis,) = positive_axes(axis, wide.ndim, name="axis")
     split = split_of(wide)

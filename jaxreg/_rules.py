@@ -15,7 +15,7 @@ from jaxreg._checks import brief, check_bool, check_key, describe, is_inexact_ar
 from jaxreg._config import from_dict, to_dict
 from jaxreg._evaluate import is_nothing
 from jaxreg._explain import Explanation, Row
-from jaxreg._matching import Pattern, checked_pattern, match, name_of
+from jaxreg._matching import Pattern, checked_pattern, match, name_of, shown
 from jaxreg._memory import begun, in_tree, remembered, renewed
 from jaxreg._met import Met, penalties_of
 from jaxreg._numerics import add_up
@@ -346,8 +346,7 @@ class Rules:
         """
         check_key(key, or_old=True)
         rows = tuple(_row(met, key) for met in self._met(tree, memory))
-        shown = ((p if isinstance(p, str) and p else name_of(p), _kind(r)) for p, r in self._pairs())
-        return Explanation(rows, tuple(shown))
+        return Explanation(rows, tuple((shown(p), _kind(r)) for p, r in self._pairs()))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the rules as plain JSON. A predicate must be a function with a name.

@@ -89,7 +89,7 @@ class GroupSparsity(Shipped):
 
 @public
 class NM(Shipped):
-    """The arrays with at most n weights that are not zero in each m neighbours: the n largest magnitudes stay.
+    """The arrays with at most n weights that are not zero in each m neighbors: the n largest magnitudes stay.
 
     2:4 along the inputs of a layer is what sparse tensor cores can multiply at twice the speed.
 
@@ -100,7 +100,7 @@ class NM(Shipped):
     Args:
       n: how many stay, an int >= 0.
       m: the size of a block, an int >= n and >= 1.
-      axis: the axis along which the neighbours lie. `-2` are the inputs of a Dense kernel and of a convolution, whose
+      axis: the axis along which the neighbors lie. `-2` are the inputs of a Dense kernel and of a convolution, whose
         products are summed. For an Equinox kernel `(out, in)` it is `-1`.
 
     Raises:

@@ -13,7 +13,7 @@ import optax
 from jax.tree_util import keystr
 
 from jaxreg._checks import check_key, checked_count, describe
-from jaxreg._matching import name_of
+from jaxreg._matching import shown
 from jaxreg._met import Met, penalties_of
 from jaxreg._names import public
 from jaxreg._numerics import accumulation_dtype
@@ -263,7 +263,7 @@ def _computed(
 
 def _labels_of(rules: Rules) -> tuple[str, ...]:
     """Returns the name of each rule in a row, and "" for a rule that leaves its parameters alone."""
-    names = [pattern if isinstance(pattern, str) and pattern else name_of(pattern) for pattern in rules.patterns]
+    names = [shown(pattern) for pattern in rules.patterns]
     if len(set(names)) < len(names):
         names = [f"{name} (rule {index})" for index, name in enumerate(names)]
     return tuple("" if r is None else name for name, r in zip(names, rules.regularizers, strict=True))

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxreg._checks import describe
-from jaxreg._matching import name_of
+from jaxreg._matching import shown
 from jaxreg._names import public
 from jaxreg._paths import is_masked, leaves_with_paths
 from jaxreg._rules import Rules
@@ -58,9 +58,8 @@ def matched_tree(rules: Rules, tree: Any, *, ax: "Plot | None" = None) -> "Plot"
         raise ValueError("`tree` must hold parameters, which are floating-point arrays, got none")
     lines = []
     for rule, (pattern, regularizer) in enumerate(zip(rules.patterns, rules.regularizers, strict=True)):
-        name = pattern if isinstance(pattern, str) and pattern else name_of(pattern)
         does = "left alone" if regularizer is None else shortened(repr(regularizer), 60)
-        lines.append(_Line(0, shortened(name, 60), _Leaf(does, rule)))
+        lines.append(_Line(0, shortened(shown(pattern), 60), _Leaf(does, rule)))
     left_alone = {rule for rule, regularizer in enumerate(rules.regularizers) if regularizer is None}
     return _draw_lines([lines, list(root.lines())], left_alone, ax)
 
