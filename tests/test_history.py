@@ -293,7 +293,11 @@ def test_a_dataframe_has_the_steps_as_its_index(monkeypatch):
         history.to_dataframe()
 
 
-@pytest.mark.parametrize("value", [np.array("a"), np.array(object()), np.timedelta64(3, "s"), np.complex64(1)], ids=str)
+@pytest.mark.parametrize(
+    "value",
+    [np.array("a"), np.array(object()), np.timedelta64(3, "s"), np.complex64(1)],
+    ids=["text", "object", "duration", "complex"],
+)
 def test_a_bad_scalar_is_an_error_at_once_and_leaves_the_history_as_it_is(value):
     history = History(RULES)
     history.record(0, PARAMS)
