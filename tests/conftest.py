@@ -3,10 +3,10 @@
 import itertools
 import os
 
-# XLA's threads for parts of one operation may wait for ever, which a mapped program did after some 9,000 tests.
-os.environ["XLA_FLAGS"] = (
-    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 --xla_cpu_multi_thread_eigen=false"
-)
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+# A batched singular value decomposition waits on a thread of XLA's pool for others of the same pool. The pool has as
+# many threads as there are devices, so eight devices at once wait for ever; NPROC makes the pool larger.
+os.environ["NPROC"] = "32"
 os.environ["KERAS_BACKEND"] = "jax"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("MPLBACKEND", "agg")
