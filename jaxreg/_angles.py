@@ -26,9 +26,10 @@ from jaxreg._gram import (
 from jaxreg._matrix import Kind, Layout, Matrices
 from jaxreg._numerics import accumulation_dtype, largest, magnitude, sum_of
 from jaxreg._plans import Plan, Precision, by_platform
-from jaxreg._shards import Names, total, varying
+from jaxreg._shards import Names, as_varying, total, varying
 from jaxreg._spread import Unit, dealt, own_place_of, own_places, value_of_shards
 
+BLOCK = 1024  # so many rows of cosines are held at once where the largest is looked for
 ONE_BY_ONE = 512  # matrices of a batch with more vectors than this do not go together
 
 
@@ -38,14 +39,15 @@ class MeanOverPairs:
 
     precision: Precision = None
     sample: int | None = None
+    element: Element = ABSOLUTE
 
     def __call__(self, matrices: Matrices, key: jax.Array | None = None) -> jax.Array:
         if self.sample is not None and key is not None:
             matrices = random_vectors(matrices, self.sample, key)
         x, layout = matrices
         if layout.is_divided:
-            return value_of_shards(x, layout, PairsOfShards(ABSOLUTE, self.precision))
-        one = functools.partial(mean_over_pairs, element=ABSOLUTE, precision=self.precision)
+            return value_of_shards(x, layout, PairsOfShards(self.element, self.precision))
+        one = functools.partial(mean_over_pairs, element=self.element, precision=self.precision)
         return sum_of(over_batch(one, x, layout))
 
 
@@ -115,6 +117,100 @@ class FramesOfShards:
             return sum_of(over_batch(excess, x, layout))
 
         return jax.value_and_grad(value)(x) if graded else (value(x), None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Coherence:
+    """The job of max_{i≠j} |cos(x_i, x_j)| for a device, or with a sharpness t of (1/t) log Σ_{i≠j} exp(t |cos|).
+
+    Rows of cosines are made block by block: first for their maximum, then for the weight of each pair in the gradient.
+    """
+
+    sharpness: float | None = None
+    precision: Precision = None
+
+    unit: ClassVar[Unit] = "vectors"
+
+    def __call__(self, x: jax.Array, layout: Layout, ring: Names, graded: bool) -> Pass:
+        if layout.sizes[1] < 2:
+            return jnp.zeros((), x.dtype), jnp.zeros_like(x)
+        values, gradients = over_batch(functools.partial(self._of_one, layout.sizes[1], ring, graded), x, layout)
+        return sum_of(values), jnp.moveaxis(gradients, 0, layout.batch) if graded else None
+
+    def _of_one(self, count: int, ring: Names, graded: bool, x: jax.Array, axis: int) -> Pass:
+        units, back = jax.vjp(functools.partial(unit_vectors, axis=axis), x)
+        others = lax.all_gather(units, ring, axis=axis, tiled=True) if ring else units
+        n, met = units.shape[axis], others.shape[axis]
+        size = min(n, BLOCK)
+        first = lax.axis_index(ring) * n if ring else 0
+        precision = lax.Precision.HIGHEST if self.precision == "cosines" else self.precision
+
+        @jax.checkpoint
+        def cosines(start: jax.Array) -> tuple[jax.Array, jax.Array]:
+            """Returns the cosines of a block, and which are of pairs that no block before has had."""
+            begin = jnp.minimum(start, n - size)  # the last block begins earlier, so that it ends with the last vector
+            block = lax.dynamic_slice_in_dim(units, begin, size, axis)
+            found = lax.dot_general(block, others, (((1 - axis,), (1 - axis,)), ((), ())), precision=precision)
+            place = begin + jnp.arange(size)[:, None]
+            return found, (place >= start) & (first + place != jnp.arange(met)[None, :])
+
+        def largest_of(start: jax.Array) -> jax.Array:
+            found, is_new = cosines(start)
+            return largest(jnp.where(is_new, magnitude(found), jnp.zeros_like(found)))
+
+        starts = jnp.arange(0, n, size)
+        top = lax.stop_gradient(largest(lax.map(largest_of, starts)))
+        top = lax.pmax(top, ring) if ring else top
+        top = top + total(sum_of(0 * lax.stop_gradient(units)), ring)  # a maximum over devices may lose a NaN
+        if self.sharpness is None and not graded:
+            return top, None
+
+        def weights(found: jax.Array, is_new: jax.Array) -> jax.Array:
+            size = magnitude(found)
+            if self.sharpness is None:
+                # Both devices of a pair must see it at the maximum, which each one has rounded.
+                weight = (size >= top * (1 - 64 * float(np.finfo(size.dtype).eps))).astype(size.dtype)
+            else:
+                weight = jnp.exp(self.sharpness * (size - top))
+            return jnp.where(is_new, weight, jnp.zeros_like(weight))
+
+        def add(state: tuple[jax.Array, jax.Array], start: jax.Array) -> tuple[Any, None]:
+            sums, weight = state
+            found, is_new = cosines(start)
+            weighted = weights(found, is_new)
+            if graded:
+                towards = weighted * lax.stop_gradient(jnp.sign(found))
+                of_block = lax.dot_general(towards, others, (((1,), (axis,)), ((), ())), precision=precision)
+                begin = jnp.minimum(start, n - size)
+                of_block = of_block if axis == 0 else of_block.T
+                own = lax.dynamic_slice_in_dim(sums, begin, size, axis)
+                sums = lax.dynamic_update_slice_in_dim(sums, own + of_block, begin, axis)
+            return (sums, weight + sum_of(weighted)), None
+
+        zero = as_varying(jnp.zeros((), x.dtype), units, others)
+        (sums, weight), _ = lax.scan(add, (jnp.broadcast_to(zero, units.shape), zero), starts)
+        weight = total(weight, ring)
+        if self.sharpness is not None:
+            # Vectors of zeros that fill what does not divide are in pairs with the cosine 0.
+            weight = weight - (met * (met - 1) - count * (count - 1)) * jnp.exp(-self.sharpness * top)
+        value = top if self.sharpness is None else top + jnp.log(weight) / self.sharpness
+        return value, back(2 * sums / weight)[0] if graded else None
+
+
+def check_sharpness(sharpness: Any) -> None:
+    if sharpness is None:
+        return
+    if isinstance(sharpness, bool) or not isinstance(sharpness, int | float | np.number):
+        raise TypeError(f"`sharpness` must be a number > 0 or None, got {describe(sharpness)}")
+    if not 0 < sharpness < float("inf"):
+        raise ValueError(f"`sharpness` must be a finite number > 0 or None, got {sharpness}")
+
+
+def check_power(p: Any) -> None:
+    if isinstance(p, bool) or not isinstance(p, int | float | np.number):
+        raise TypeError(f"`p` must be a number >= 1, got {describe(p)}")
+    if not 1 <= p < float("inf"):
+        raise ValueError(f"`p` must be a finite number >= 1, got {p}")
 
 
 def all_cosines(x: jax.Array, axis: int) -> jax.Array:

@@ -62,6 +62,16 @@ ABSOLUTE = Element(jnp.abs, _sign, 1)
 SQUARE = Element(jnp.square, lambda c: 2 * c, 2)
 
 
+@functools.cache
+def power(p: float) -> Element:
+    """Returns |c|^p with p >= 1, the same object each time, so that passes with it are compiled once."""
+    if p == 1:
+        return ABSOLUTE
+    if p % 2 == 0:
+        return Element(lambda c: c ** int(p), lambda c: p * c ** int(p - 1), p)
+    return Element(lambda c: magnitude(c) ** p, lambda c: p * _sign(c) * magnitude(c) ** (p - 1), p)
+
+
 @functools.partial(jax.jit, static_argnames=("axis", "element", "precision", "plan"))
 def mean_over_pairs(
     x: jax.Array, axis: int, element: Element, *, precision: Precision = None, plan: Plan | None = None
@@ -135,7 +145,7 @@ def unit_vectors(x: jax.Array, axis: int) -> jax.Array:
 
 def gram_sum(x: jax.Array, axis: int, element: Element, precision: Precision, plan: Plan | None) -> jax.Array:
     """Returns Σ_{i≠j} φ(⟨x_i, x_j⟩) over vectors along `axis`, which are not normalised."""
-    return _value(x, _of_products, axis, element, precision, plan)
+    return _value(x, pass_over_products, axis, element, precision, plan)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3, 4, 5))
@@ -161,8 +171,11 @@ def _value_jvp(
     return value, sum_of(gradient * change.astype(gradient.dtype))
 
 
-def _of_products(axis: int, element: Element, graded: bool, plan: Plan, x: jax.Array) -> Pass:
-    sums, value = _Pass(axis, element, plan, graded).over_blocks(Vectors(x, None, x))
+def pass_over_products(
+    axis: int, element: Element, graded: bool, plan: Plan, x: jax.Array, *, ring: Names = ()
+) -> Pass:
+    """Returns Σ_{i≠j} φ(⟨x_i, x_j⟩) of vectors that may be divided over the mesh axes `ring`, and its gradient."""
+    sums, value = _Pass(axis, element, plan, graded).over_all(Vectors(x, None, x), ring)
     if sums is None:
         return value, None
     return (sum_of(x * sums) / element.degree if element.degree else value), 2 * sums

@@ -74,10 +74,15 @@ def groups_in(x: jax.Array, group_axis: Axes, batch_axis: Axes) -> str:
 
 def matrices_in(x: jax.Array, out_axis: Axes, batch_axis: Axes) -> str:
     """Returns which matrices are seen in an array, such as "12 matrices 32×8"."""
-    shape = whole_shape(x)
-    kinds = _kinds_of_axes(x, out_axis, batch_axis)
-    count, rows, columns = (math.prod(shape[axis] for axis in axes) for axes in kinds)
+    count, rows, columns = sizes_of_matrices(x, out_axis, batch_axis)
     return f"{count} {'matrix' if count == 1 else 'matrices'} {rows}×{columns}"
+
+
+def sizes_of_matrices(x: jax.Array, out_axis: Axes, batch_axis: Axes) -> tuple[int, int, int]:
+    """Returns the numbers of matrices, rows and columns that are seen in a whole array."""
+    shape = whole_shape(x)
+    count, rows, columns = (math.prod(shape[axis] for axis in axes) for axes in _kinds_of_axes(x, out_axis, batch_axis))
+    return count, rows, columns
 
 
 def check_disjoint(axes: tuple[int, ...], batch: tuple[int, ...], x: jax.Array | np.ndarray, *, name: str) -> None:

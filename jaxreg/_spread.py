@@ -7,6 +7,7 @@ A penalty or a prox of matrices is written for the shards in a region where mesh
 - on an Auto mesh, where the compiler knows how the kernel is divided: the vectors are then divided over all axes.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol
@@ -169,6 +170,16 @@ def _value_and_gradient(x: jax.Array, layout: Layout, job: Job, graded: bool) ->
     found = dealt(x, layout, job.unit)
     value, gradient = job(found.array, layout, found.ring, graded)
     return total(value, layout.names + layout.spare), found.back(gradient) if graded else None
+
+
+@dataclasses.dataclass(frozen=True)
+class ByJob:
+    """The penalty of matrices that is the value of a job, also where one device does all of it."""
+
+    job: Job
+
+    def __call__(self, matrices: Matrices) -> jax.Array:
+        return value_of_shards(*matrices, self.job)
 
 
 def penalty_of_matrices(penalty: Penalty, x: jax.Array, view: View, *rest: jax.Array) -> jax.Array:

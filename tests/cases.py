@@ -88,6 +88,8 @@ class Case:
       layouts: the shapes, with their axes.
       steps: the steps that the prox is tried with.
       name: what the tests call the row, by default the name of the penalty.
+      gradient: the gradient of the reference in closed form, for a penalty whose differences vanish in rounding beside
+        its value at small weights; a function of one point and of what the reference takes.
       above: the options that must be greater than a number, with this number. The others must be >= 0.
     """
 
@@ -99,6 +101,7 @@ class Case:
     layouts: tuple = weights((3, 4), ())
     steps: tuple = (0.3, 1.7)
     name: str = ""
+    gradient: Callable | None = None
     above: Mapping[str, float] = dataclasses.field(default_factory=dict)
     # The flags. Each says what holds for the row.
     convex: bool = True
@@ -169,6 +172,10 @@ class Variant:
     def reference_at(self, x):
         return float(self.reference(np.asarray(x, np.float64)[None])[0])
 
+    def exact_gradient(self, x):
+        x = np.asarray(x, np.float64)
+        return self.case.gradient(x, **self.layout.view, **self.numbers(x.shape))
+
     def penalty(self, x):
         """The penalty with its options as Python has them."""
         return self.case.penalty(x, **dict(self.static), **self.numbers(np.shape(x)))
@@ -226,6 +233,11 @@ def planned(x, *, rows, columns, batch, mode, plan):
     seen = jnp.transpose(x, (*batch, *rows, *columns)).reshape(sizes)
     one = functools.partial(mean_over_pairs, axis=int(mode == "columns"), element=ABSOLUTE, plan=PLANS[plan])
     return jnp.sum(jax.vmap(one)(seen))
+
+
+def unsquared(x, **options):
+    """The norm that soft orthogonality squares."""
+    return penalties.soft_orthogonal(x, squared=False, **options)
 
 
 def in_order(shape, rows, columns, batch=()):
@@ -464,6 +476,53 @@ CASES = (
         options={"mode": ("rows", "columns")},
         layouts=all_matrices((3, 3)),
         **(COSINES | {"reference": ref.frame_potential}),
+    ),
+    Case(
+        penalties.p_frame,
+        None,
+        jaxreg.PFrame,
+        options={"mode": ("rows", "columns"), "p": (4, 3, 2)},
+        layouts=all_matrices((3, 3)),
+        **(COSINES | {"reference": ref.p_frame}),
+    ),
+    Case(
+        penalties.mutual_coherence,
+        None,
+        jaxreg.MutualCoherence,
+        options={"mode": ("rows", "columns"), "sharpness": (None, 20)},
+        layouts=all_matrices((3, 3)),
+        **(COSINES | {"reference": ref.coherence}),
+    ),
+    Case(
+        penalties.off_diagonal,
+        None,
+        jaxreg.OffDiagonal,
+        reference=ref.off_diagonal,
+        options={"mode": ("rows", "columns")},
+        layouts=all_matrices((3, 3)),
+        degree=4.0,
+        overflows=True,
+    ),
+    Case(
+        penalties.soft_orthogonal,
+        prox.soft_orthogonal,
+        jaxreg.SoftOrthogonal,
+        reference=ref.soft_orthogonal,
+        gradient=ref.gradient_of_soft_orthogonal,
+        layouts=all_matrices((1, 4)),
+        convex=False,
+        kills=False,
+        computes_svd=True,
+        overflows=True,
+    ),
+    Case(
+        unsquared,
+        None,
+        None,
+        reference=functools.partial(ref.soft_orthogonal, squared=False),
+        gradient=functools.partial(ref.gradient_of_soft_orthogonal, squared=False),
+        layouts=all_matrices((1, 4)),
+        overflows=True,
     ),
     Case(
         None,

@@ -119,6 +119,52 @@ def frame_potential(points, rows, columns, batch=(), mode="rows"):
     return np.sum(excess**2, axis=(1, 2, 3)) / (n * (n - 1))
 
 
+def p_frame(points, rows, columns, batch=(), mode="rows", p=4):
+    return pairs(unit_vectors(points, rows, columns, batch, mode), lambda cosine: np.abs(cosine) ** p)
+
+
+def coherence(points, rows, columns, batch=(), mode="rows", sharpness=None):
+    """The largest |cosine| of each matrix, or the logarithm of a sum of exponentials, pair by pair."""
+    units = unit_vectors(points, rows, columns, batch, mode)
+    n = units.shape[2]
+    if n < 2 or not units.shape[1]:
+        return np.zeros(len(units))
+    found = np.array([np.abs(np.sum(units[:, :, i] * units[:, :, j], 2)) for i in range(n) for j in range(n) if i != j])
+    if sharpness is None:
+        return np.sum(np.max(found, axis=0), axis=1)
+    return np.sum(np.log(np.sum(np.exp(sharpness * found), axis=0)) / sharpness, axis=1)
+
+
+def off_diagonal(points, rows, columns, batch=(), mode="rows"):
+    seen = matrices(points, rows, columns, batch)
+    seen = seen if mode == "rows" else np.swapaxes(seen, 2, 3)
+    n = seen.shape[2]
+    found = [np.sum(seen[:, :, i] * seen[:, :, j], axis=2) ** 2 for i in range(n) for j in range(n) if i != j]
+    return np.sum(sum(found), axis=1) if found else np.zeros(len(points))
+
+
+def soft_orthogonal(points, rows, columns, batch=(), squared=True):
+    """By the products of the smaller side."""
+    seen = matrices(points, rows, columns, batch)
+    seen = seen if seen.shape[2] >= seen.shape[3] else np.swapaxes(seen, 2, 3)
+    apart = np.swapaxes(seen, 2, 3) @ seen - np.eye(seen.shape[3])
+    squares = np.sum(apart**2, axis=(2, 3))
+    return np.sum(squares if squared else np.sqrt(squares), axis=1)
+
+
+def gradient_of_soft_orthogonal(x, rows, columns, batch=(), squared=True):
+    """4X(XᵀX − I), or that over twice the norm, brought back to the order of the axes."""
+    order = (*batch, *rows, *columns)
+    (seen,) = matrices(x[None], rows, columns, batch)
+    long = seen if seen.shape[1] >= seen.shape[2] else np.swapaxes(seen, 1, 2)
+    apart = np.swapaxes(long, 1, 2) @ long - np.eye(long.shape[2])
+    found = 4 * long @ apart
+    if not squared:
+        found = found / (2 * np.sqrt(np.sum(apart**2, axis=(1, 2), keepdims=True)))
+    found = found if long is seen else np.swapaxes(found, 1, 2)
+    return found.reshape([x.shape[axis] for axis in order]).transpose(np.argsort(order))
+
+
 def finite_differences(function, x, step):
     """The gradient at `x` of a function of a batch of points. `step` is a number, or one for each entry of `x`."""
     x = np.asarray(x, np.float64)

@@ -345,6 +345,25 @@ BAD_CHOICES = {
         (None, TypeError, "must be a bool, got None"),
         ("yes", TypeError, "must be a bool, got str 'yes'"),
     ],
+    "squared": [
+        (1, TypeError, "must be a bool, got int 1"),
+        (None, TypeError, "must be a bool, got None"),
+    ],
+    "p": [
+        (0.5, ValueError, "must be a finite number >= 1, got 0.5"),
+        (float("inf"), ValueError, "must be a finite number >= 1, got inf"),
+        (float("nan"), ValueError, "must be a finite number >= 1, got nan"),
+        (True, TypeError, "must be a number >= 1, got bool"),
+        ("4", TypeError, "must be a number >= 1, got str '4'"),
+        (None, TypeError, "must be a number >= 1, got None"),
+    ],
+    "sharpness": [
+        (0, ValueError, "must be a finite number > 0 or None, got 0"),
+        (-1.0, ValueError, "must be a finite number > 0 or None, got -1.0"),
+        (float("inf"), ValueError, "must be a finite number > 0 or None, got inf"),
+        (True, TypeError, "must be a number > 0 or None, got bool"),
+        ("1", TypeError, "must be a number > 0 or None, got str '1'"),
+    ],
     "sample": [
         (1, ValueError, "must be at least 2, .* got 1"),
         (-3, ValueError, "must be at least 2"),

@@ -33,6 +33,7 @@ GUIDES = (
     "rules",
     "looking",
     "kernels",
+    "orthogonality",
     "layouts",
     "trees",
     "exact_zeros",

@@ -4,8 +4,8 @@ from typing import Any
 
 import jax
 
-from jaxreg import penalties
-from jaxreg._angles import check_sample
+from jaxreg import penalties, prox
+from jaxreg._angles import check_power, check_sample, check_sharpness
 from jaxreg._fields import axes, static, strength
 from jaxreg._matrix import Axes, Mode, check_mode
 from jaxreg._names import public
@@ -146,3 +146,185 @@ class FramePotential(_OfAngles):
     """
 
     _penalty = penalties.frame_potential
+
+
+@public
+class PFrame(_OfAngles):
+    """The mean of a power of cosines between distinct rows (or columns), factor · Σ_{i≠j} |cos|^p / (n(n−1)).
+
+    It is the p-frame potential. With p = 4 it is least for vectors that are spread more evenly than a tight frame
+    needs: the six vectors of an icosahedron in three dimensions, for which the mean is 1/25. The larger p, the more the
+    nearest pairs count. With p = 1 it is `OrthogonalRegularizer`, and with p = 2 the mean of which `FramePotential` is
+    the excess. Use p = 4 where there are more units than dimensions, and no two should be alike.
+
+    The least value for p = 4 is 0 for n ≤ d vectors in d dimensions. For more it is at least (3n/(d(d+2)) − 1)/(n−1),
+    where that is positive, and is attained exactly by projective 4-designs. There are local minima.
+
+    The matrix view, the modes, shapes, dtypes and the cost are those of `OrthogonalRegularizer`. The gradient is
+    orthogonal to each vector, and 0 at a zero vector. A single vector has the penalty 0. There is no prox.
+
+    Args:
+      factor: the strength, a number >= 0 or an array.
+      mode, out_axis, batch_axis, precision: as in `OrthogonalRegularizer`.
+      p: the power, a number >= 1. Below 2 the curvature is not bounded where vectors are orthogonal.
+
+    Raises:
+      TypeError, ValueError: `p` is not a finite number >= 1; else as `OrthogonalRegularizer` does.
+
+    >>> kernel = jnp.array([[1.0, 0.0], [1.0, 1.0]])
+    >>> print(f"{jaxreg.PFrame(0.1, mode='columns')(kernel):.4f}")
+    0.0250
+
+    Source: Ehler and Okoudjou, Minimization of the probabilistic p-frame potential, 2012.
+    """
+
+    p: float = static(4)
+
+    _penalty = penalties.p_frame
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_power(self.p)
+
+
+@public
+class MutualCoherence(_OfAngles):
+    """The largest absolute cosine between distinct rows (or columns), factor · max_{i≠j} |cos(x_i, x_j)|.
+
+    With a `sharpness` t it is the smooth maximum, factor · (1/t) log Σ_{i≠j} exp(t |cos|). That lies above the maximum
+    by at most log(n(n−1))/t, and pushes all near pairs apart. Use it where the worst pair matters, as in a dictionary
+    for sparse codes. Begin with a small sharpness: the maximum itself moves only the pairs that attain it.
+
+    The least value for n > d vectors in d dimensions is at least the Welch bound √((n−d)/(d(n−1))), which equiangular
+    tight frames attain. For n ≤ d it is 0.
+
+    The matrix view, the modes, shapes and dtypes are those of `OrthogonalRegularizer`. The gradient is orthogonal to
+    each vector, and 0 at a zero vector. Where several pairs are at the maximum, they share it in equal parts. A single
+    vector has the penalty 0. There is no prox. Rows of cosines are made in blocks of 1024, for the maximum and again
+    for the gradient, in 6n²d FLOPs. On a mesh each device compares its share of the vectors with all of them, and
+    receives a copy of the kernel.
+
+    Args:
+      factor: the strength, a number >= 0 or an array.
+      mode, out_axis, batch_axis: as in `OrthogonalRegularizer`.
+      precision: that of the matrix products, as in `jnp.matmul`. "cosines" means "highest" here.
+      sharpness: a number > 0 for the smooth maximum, or None for the maximum.
+
+    Raises:
+      TypeError, ValueError: `sharpness` is not a finite number > 0; else as `OrthogonalRegularizer` does.
+
+    >>> kernel = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    >>> print(f"{jaxreg.MutualCoherence(0.1)(kernel):.4f}")
+    0.0707
+    >>> print(f"{jaxreg.MutualCoherence(0.1, sharpness=100.0)(kernel):.4f}")
+    0.0721
+
+    Source: Donoho and Elad, Optimally sparse representation in general (nonorthogonal) dictionaries, 2003; Bansal, Chen
+    and Wang, Can we gain more from orthogonality regularizations in training deep CNNs?, 2018, as a penalty.
+    """
+
+    sharpness: float | None = static(None)
+
+    _penalty = penalties.mutual_coherence
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_sharpness(self.sharpness)
+
+    def _shares_exchanges(self) -> bool:
+        return False
+
+
+@public
+class OffDiagonal(_OfAngles):
+    """The squared products of distinct rows (or columns), factor · Σ_{i≠j} ⟨x_i, x_j⟩². The lengths are free.
+
+    It makes vectors orthogonal and does not hold their lengths, as BigGAN has it. It shrinks them, though, since
+    shorter vectors have smaller products. Use `OrthogonalRegularizer` or `FramePotential` for the angles alone.
+
+    The matrix view, the modes, shapes and dtypes are those of `OrthogonalRegularizer`. It is a sum over pairs, and not
+    a mean, so its strength depends on their number. The gradient with respect to x_i is 4 · factor · Σ_{j≠i} ⟨x_i, x_j⟩
+    x_j, of which BigGAN's released code applies half. A single vector has the penalty 0. There is no prox. The cost is
+    that of `OrthogonalRegularizer`.
+
+    Args:
+      factor: the strength, a number >= 0 or an array.
+      mode, out_axis, batch_axis: as in `OrthogonalRegularizer`. The paper compares the filters of a convolution, which
+        are the columns here.
+      precision: that of the matrix products, as in `jnp.matmul`. "cosines" has those that make the products at
+        "highest".
+
+    Raises:
+      TypeError, ValueError: as `OrthogonalRegularizer` does.
+
+    >>> float(jaxreg.OffDiagonal(0.5, mode="columns")(jnp.array([[1.0, 1.0], [0.0, 1.0]])))
+    1.0
+
+    Source: Brock, Donahue and Simonyan, Large scale GAN training for high fidelity natural image synthesis, 2019.
+    """
+
+    _penalty = penalties.off_diagonal
+
+
+@public
+class SoftOrthogonal(Shipped):
+    """The distance from orthonormal vectors, factor · ‖XᵀX − I‖², or factor · ‖XXᵀ − I‖² where the rows are fewer.
+
+    It draws all singular values to 1, so that the layer keeps the lengths of its inputs, or of its gradients. The
+    smaller of the two products is taken: on the larger side ‖·‖² is greater by the difference of the sizes, and the
+    gradient is the same. So the double form, which adds both, is twice this one and a constant. Without `squared` it is
+    the norm, whose pull does not vanish near the minimum.
+
+    A kernel of any rank >= 2 is seen as a matrix: `out_axis` are its columns, `batch_axis` counts independent matrices,
+    whose penalties add up, and all the other axes are its rows. The penalty is a scalar in at least float32, and the
+    gradient and the prox have the dtype of the array. The gradient is 4 · factor · X(XᵀX − I), so 0 at a zero matrix
+    too. Without `squared` it is that over twice the norm, and 0 where the norm is 0. A step of gradient descent of
+    size η with 4η · factor = ½ is a Newton–Schulz step towards the orthonormal matrix. The cost is 4nd·min(n, d) FLOPs
+    for value and gradient.
+
+    The prox with step η replaces each singular value σ by the largest root of 4η · factor · (s³ − s) + s = σ, and takes
+    a singular value decomposition. It is not unique at a singular value of 0. Without `squared` there is none.
+
+    On a mesh, the longer side is divided over the devices, and the products of the shorter one are added up.
+
+    Args:
+      factor: the strength, a number >= 0 or an array.
+      out_axis: the axis or axes that are the columns.
+      batch_axis: the axis or axes that count independent matrices.
+      squared: whether the norm is squared.
+      precision: that of the matrix products, as in `jnp.matmul`. "cosines" means "highest" here.
+
+    Raises:
+      TypeError: `factor` is not a number, an axis is not an int, or `squared` is not a bool.
+      ValueError: `factor` is negative or not finite, or `precision` is none of JAX's nor "cosines". When called: the
+        rank is below 2, an axis is out of range or named twice, or no axis is left for the rows.
+
+    >>> float(jaxreg.SoftOrthogonal(0.5)(jnp.diag(jnp.array([2.0, 1.0]))))
+    4.5
+    >>> float(jaxreg.SoftOrthogonal(0.5, squared=False)(jnp.diag(jnp.array([2.0, 1.0]))))
+    1.5
+
+    Source: Xie, Xiong and Pu, All you need is beyond a good init, 2017; Bansal, Chen and Wang, Can we gain more from
+    orthogonality regularizations in training deep CNNs?, 2018. Without `squared`: Zhang et al., AdaLoRA, 2023.
+    """
+
+    factor: Any = strength(0.01)
+    out_axis: Axes = axes(-1)
+    batch_axis: Axes = axes(())
+    squared: bool = static(True)
+    precision: Precision = static(None)
+
+    _penalty = penalties.soft_orthogonal
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_precision(self.precision)
+
+    @property
+    def has_prox(self) -> bool:
+        return self.squared
+
+    def prox(self, x: jax.Array, step: Any) -> jax.Array:
+        if not self.squared:
+            return super().prox(x, step)
+        return prox.soft_orthogonal(x, self._step(step), out_axis=self.out_axis, batch_axis=self.batch_axis)

@@ -3,12 +3,15 @@
 import jax
 from jax.typing import ArrayLike
 
-from jaxreg._angles import ExcessOfFrames, MeanOverPairs, check_sample
-from jaxreg._matrix import Axes, Mode, View, check_mode
+from jaxreg._angles import Coherence, ExcessOfFrames, MeanOverPairs, check_power, check_sample, check_sharpness
+from jaxreg._checks import check_bool
+from jaxreg._gram import power
+from jaxreg._matrix import Axes, Mode, View, check_mode, sizes_of_matrices
 from jaxreg._names import public
-from jaxreg._numerics import as_floats
+from jaxreg._numerics import as_floats, as_wide
 from jaxreg._plans import Precision, check_precision
-from jaxreg._spread import penalty_of_matrices
+from jaxreg._products import FromIdentity, OffDiagonal
+from jaxreg._spread import ByJob, penalty_of_matrices
 
 
 @public
@@ -60,3 +63,100 @@ def frame_potential(
     check_mode(mode)
     check_precision(precision)
     return penalty_of_matrices(ExcessOfFrames(precision), as_floats(x), View(mode, out_axis, batch_axis))
+
+
+@public
+def p_frame(
+    x: ArrayLike,
+    *,
+    p: float = 4,
+    mode: Mode = "rows",
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    precision: Precision = None,
+) -> jax.Array:
+    """Returns the mean of |cosine|^p over distinct rows, Σ_{i≠j} |cos(x_i, x_j)|^p / (n(n−1)), for a number p >= 1.
+
+    The gradient is orthogonal to each row, and 0 at a zero row. See `jaxreg.PFrame`.
+
+    >>> print(f"{jaxreg.penalties.p_frame(jnp.array([[1.0, 0.0], [1.0, 1.0]])):.4f}")
+    0.2500
+    """
+    check_power(p)
+    check_mode(mode)
+    check_precision(precision)
+    view = View(mode, out_axis, batch_axis)
+    return penalty_of_matrices(MeanOverPairs(precision=precision, element=power(float(p))), as_floats(x), view)
+
+
+@public
+def mutual_coherence(
+    x: ArrayLike,
+    *,
+    sharpness: float | None = None,
+    mode: Mode = "rows",
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    precision: Precision = None,
+) -> jax.Array:
+    """Returns the largest absolute cosine between distinct rows, max_{i≠j} |cos(x_i, x_j)|.
+
+    With a `sharpness` t it is the smooth maximum (1/t) log Σ_{i≠j} exp(t |cos(x_i, x_j)|). The gradient is that of the
+    pairs at the maximum, in equal parts, or of all pairs by their weight. See `jaxreg.MutualCoherence`.
+
+    >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    >>> print(f"{jaxreg.penalties.mutual_coherence(x):.4f}")
+    0.7071
+    """
+    check_sharpness(sharpness)
+    check_mode(mode)
+    check_precision(precision)
+    job = Coherence(None if sharpness is None else float(sharpness), precision)
+    return penalty_of_matrices(ByJob(job), as_wide(x), View(mode, out_axis, batch_axis))
+
+
+@public
+def off_diagonal(
+    x: ArrayLike,
+    *,
+    mode: Mode = "rows",
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    precision: Precision = None,
+) -> jax.Array:
+    """Returns the sum of the squared products of distinct rows, Σ_{i≠j} ⟨x_i, x_j⟩². Their lengths are free.
+
+    The gradient with respect to x_i is 4 Σ_{j≠i} ⟨x_i, x_j⟩ x_j. See `jaxreg.OffDiagonal`.
+
+    >>> float(jaxreg.penalties.off_diagonal(jnp.array([[1.0, 0.0], [1.0, 1.0]])))
+    2.0
+    """
+    check_mode(mode)
+    check_precision(precision)
+    return penalty_of_matrices(ByJob(OffDiagonal(precision)), as_wide(x), View(mode, out_axis, batch_axis))
+
+
+@public
+def soft_orthogonal(
+    x: ArrayLike,
+    *,
+    squared: bool = True,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    precision: Precision = None,
+) -> jax.Array:
+    """Returns ‖XᵀX − I‖², or ‖XXᵀ − I‖² where the rows are fewer: the distance from orthonormal vectors.
+
+    Without `squared` it returns the norm. The gradient is 4X(XᵀX − I), or that over twice the norm, and 0 where the
+    norm is. See `jaxreg.SoftOrthogonal`.
+
+    >>> float(jaxreg.penalties.soft_orthogonal(jnp.array([[2.0, 0.0], [0.0, 1.0]])))
+    9.0
+    """
+    check_bool(squared, name="squared")
+    check_precision(precision)
+    x = as_wide(x)
+    _, rows, columns = sizes_of_matrices(x, out_axis, batch_axis)
+    # Vectors are the longer side, and the matrix of their components is the smaller one.
+    view = View("rows" if rows >= columns else "columns", out_axis, batch_axis)
+    return penalty_of_matrices(ByJob(FromIdentity(squared, precision)), x, view)

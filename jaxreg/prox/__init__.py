@@ -20,5 +20,6 @@ from jaxreg._names import list_names as _list_names
 from jaxreg.prox._elementwise import *
 from jaxreg.prox._groups import *
 from jaxreg.prox._norms import *
+from jaxreg.prox._orthogonality import *
 
 _list_names(__name__)

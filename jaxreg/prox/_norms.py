@@ -43,7 +43,7 @@ def nuclear(x: ArrayLike, step: ArrayLike, *, out_axis: Axes = -1, batch_axis: A
     [[2. 0.]
      [0. 0.]]
     """
-    return _mapped(soft, x, step, out_axis, batch_axis)
+    return map_singular_values_of(soft, x, step, out_axis, batch_axis)
 
 
 @public
@@ -56,10 +56,11 @@ def spectral(x: ArrayLike, step: ArrayLike, *, out_axis: Axes = -1, batch_axis: 
     [[2. 0.]
      [0. 2.]]
     """
-    return _mapped(_cut, x, step, out_axis, batch_axis)
+    return map_singular_values_of(_cut, x, step, out_axis, batch_axis)
 
 
-def _mapped(g: Map, x: ArrayLike, step: ArrayLike, out_axis: Axes, batch_axis: Axes) -> jax.Array:
+def map_singular_values_of(g: Map, x: ArrayLike, step: ArrayLike, out_axis: Axes, batch_axis: Axes) -> jax.Array:
+    """Returns an array whose matrices have the singular values that `g` makes of theirs with a step."""
     wide = as_wide(x)
     step = checked_step(step, wide, for_each=False)
     view = View(out_axis=out_axis, batch_axis=batch_axis)

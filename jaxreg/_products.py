@@ -1,0 +1,109 @@
+"""Penalties of the products of the vectors of matrices, which are not normalised and may be divided over a mesh.
+
+They are of degree four in large weights. Their passes run at weights of at most about 1, whose fourth power fits, and
+value and gradient are brought back step by step, so that what is 0 stays 0 where a factor alone would overflow.
+"""
+
+import dataclasses
+import functools
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxreg._angles import over_batch
+from jaxreg._gram import Element, Pass, pass_over_products
+from jaxreg._matrix import Layout
+from jaxreg._numerics import Over, magnitude, peak, root, sum_of
+from jaxreg._plans import Plan, Precision, by_platform
+from jaxreg._shards import Names, total, varying
+from jaxreg._spread import Unit
+
+# Without a degree, the value comes from the squares. What follows from the sums is a difference of larger terms.
+SQUARE = Element(jnp.square, lambda product: 2 * product)
+
+LARGE = 2.0**20  # the squares of smaller weights, and the squares of their sums, fit in float32
+
+
+def _below_large(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns `x` over a constant, which is the largest magnitude where that is large and else 1, and the constant."""
+    size = magnitude(lax.stop_gradient(x))
+    most = peak(size, Over(tuple(range(x.ndim)), tuple(sorted(varying(x)))), 0.0).reshape(())
+    factor = jnp.minimum(jnp.where(most > LARGE, most, jnp.ones_like(most)), 1 / np.finfo(x.dtype).tiny)
+    return x * (1 / factor), factor
+
+
+def _times(x: jax.Array, factor: jax.Array, times: int) -> jax.Array:
+    """Returns x · factor^times, without a power that overflows where the result is 0."""
+    for _ in range(times):
+        x = x * factor
+    return x
+
+
+def _times_finite(x: jax.Array, factor: jax.Array, times: int) -> jax.Array:
+    """Returns the same for a gradient, with the largest number where it overflows: a strength of 0 makes 0 of it."""
+    most = jnp.asarray(np.finfo(x.dtype).max, x.dtype)
+    result = jnp.clip(_times(x, factor, times), -most, most)
+    return jnp.where(jnp.isfinite(x), result, x)
+
+
+@dataclasses.dataclass(frozen=True)
+class OffDiagonal:
+    """The job of Σ_{i≠j} ⟨x_i, x_j⟩² over vectors for a device."""
+
+    precision: Precision = None
+
+    unit: ClassVar[Unit] = "vectors"
+
+    def __call__(self, x: jax.Array, layout: Layout, ring: Names, graded: bool) -> Pass:
+        if layout.sizes[1] < 2:
+            return jnp.zeros((), x.dtype), jnp.zeros_like(x)
+        x, factor = _below_large(x)
+
+        def one(x: jax.Array, axis: int) -> Pass:
+            def one_pass(plan: Plan, x: jax.Array) -> Pass:
+                return pass_over_products(axis, SQUARE, graded, plan, x, ring=ring)
+
+            return by_platform(one_pass, x, axis, self.precision, None)
+
+        values, gradients = over_batch(one, x, layout)
+        gradient = _times_finite(jnp.moveaxis(gradients, 0, layout.batch), factor, 3) if graded else None
+        return _times(sum_of(values), factor, 4), gradient
+
+
+@dataclasses.dataclass(frozen=True)
+class FromIdentity:
+    """The job of ‖XᵀX − I‖², or its root, for a device. XᵀX has the components of the vectors, the smaller side.
+
+    A device has some of the vectors. Their products meet in a matrix that every device has.
+    """
+
+    squared: bool = True
+    precision: Precision = None
+
+    unit: ClassVar[Unit] = "vectors"
+
+    def __call__(self, x: jax.Array, layout: Layout, ring: Names, graded: bool) -> Pass:
+        x, factor = _below_large(x)
+        least = 1 / factor  # of a length that is 1
+        precision = lax.Precision.HIGHEST if self.precision == "cosines" else self.precision
+
+        def one(x: jax.Array, axis: int) -> Pass:
+            product = functools.partial(lax.dot_general, precision=precision)
+            gram = total(product(x, x, (((axis,), (axis,)), ((), ()))), ring)
+            apart = gram - least * least * jnp.eye(len(gram), dtype=x.dtype)
+            squares = sum_of(jnp.square(apart))
+            length = root(squares)
+            value = _times(squares, factor, 4) if self.squared else _times(length, factor, 2)
+            if not graded:
+                return value, None
+            gradient = product(x, apart, (((1 - axis,), (0,)), ((), ())))  # 4X(XᵀX − I), for squares
+            gradient = gradient if axis == 0 else gradient.T
+            if self.squared:
+                return value, _times_finite(4 * gradient, factor, 3)
+            return value, _times_finite(2 * gradient / jnp.where(length == 0, jnp.ones_like(length), length), factor, 1)
+
+        values, gradients = over_batch(one, x, layout)
+        return sum_of(values), jnp.moveaxis(gradients, 0, layout.batch) if graded else None

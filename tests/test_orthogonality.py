@@ -1,0 +1,162 @@
+"""Orthogonality beyond the table of cases: known optimal frames, forms that coincide, and closed forms."""
+
+import functools
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import references as ref
+from test_laws import sample
+
+import jaxreg
+from jaxreg import penalties, prox
+from jaxreg._regularizers import _orthogonality
+
+GOLDEN = (1 + 5**0.5) / 2
+ICOSAHEDRON = np.array(
+    [(0, 1, GOLDEN), (0, 1, -GOLDEN), (1, GOLDEN, 0), (1, -GOLDEN, 0), (GOLDEN, 0, 1), (-GOLDEN, 0, 1)]
+)
+
+
+def test_soft_orthogonality_without_the_square():
+    x = sample((2, 5, 3))
+    made = jaxreg.SoftOrthogonal(0.3, batch_axis=0, squared=False)
+    with jax.enable_x64(True):
+        value, gradient = jax.jit(jax.value_and_grad(made))(jnp.asarray(x))
+    view = {"rows": (1,), "columns": (2,), "batch": (0,)}
+    np.testing.assert_allclose(value, 0.3 * ref.soft_orthogonal(x[None], **view, squared=False)[0], rtol=1e-13)
+    np.testing.assert_allclose(gradient, 0.3 * ref.gradient_of_soft_orthogonal(x, **view, squared=False), rtol=1e-12)
+    assert not made.has_prox
+    with pytest.raises(NotImplementedError, match="no prox"):
+        made.prox(jnp.asarray(x), 0.1)
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (4, 4)])
+@pytest.mark.parametrize("squared", [True, False])
+def test_orthonormal_vectors_are_the_minimum(shape, squared):
+    with jax.enable_x64(True):
+        q = np.linalg.qr(sample((max(shape), min(shape))))[0]
+        q = jnp.asarray(q if shape[0] >= shape[1] else q.T)
+        value, gradient = jax.value_and_grad(functools.partial(penalties.soft_orthogonal, squared=squared))(q)
+        assert value < (1e-28 if squared else 1e-14)
+        assert np.all(np.isfinite(gradient))
+        np.testing.assert_allclose(prox.soft_orthogonal(q, 0.7), q, atol=1e-14)
+
+
+def test_a_step_of_soft_orthogonality_is_one_of_newton_and_schulz():
+    x = jnp.asarray(sample((6, 4), np.float32)) / 4
+    stepped = x - 0.125 * jax.grad(penalties.soft_orthogonal)(x)
+    expected = x @ (1.5 * np.eye(4, dtype=np.float32) - 0.5 * x.T @ x)
+    np.testing.assert_allclose(stepped, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("step", [0.0, 1e-30, 1e-3, 0.25, 0.3, 1e3, 1e30])
+def test_the_prox_of_soft_orthogonality_solves_its_cubic(step):
+    """Each singular value is the largest real root, by NumPy."""
+    s = np.array([1e-3, 0.5, 1.0, 3.0, 1e4])
+    with jax.enable_x64(True):
+        found = np.sort(np.diagonal(prox.soft_orthogonal(jnp.diag(jnp.asarray(s)), step)))
+    roots = [np.roots([4 * step, 0, 1 - 4 * step, -value]) if step else np.array([value]) for value in s]
+    expected = [np.max(root[np.abs(root.imag) < 1e-4 * np.abs(root)].real) for root in roots]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_the_prox_of_soft_orthogonality_expands_somewhere():
+    """The penalty is not convex: near 0 singular values are driven apart."""
+    near, nearer = (prox.soft_orthogonal(jnp.asarray([[s]], jnp.float32), 0.3) for s in (0.02, 0.01))
+    assert near - nearer > 0.015
+
+
+def test_p_frames_are_the_other_penalties_of_angles():
+    x = jnp.asarray(sample((4, 6), np.float32))
+    np.testing.assert_allclose(penalties.p_frame(x, p=1), penalties.orthogonal(x), rtol=1e-6)
+    np.testing.assert_allclose(penalties.p_frame(x, p=2), penalties.frame_potential(x), rtol=1e-6)
+
+
+def test_products_of_unit_vectors_are_cosines():
+    x = sample((4, 6), np.float32)
+    units = jnp.asarray(x / np.linalg.norm(x, axis=1, keepdims=True))
+    np.testing.assert_allclose(penalties.off_diagonal(units), 12 * penalties.frame_potential(jnp.asarray(x)), rtol=1e-5)
+
+
+def descended(function, shape, seed, steps=4000, rate=0.03):
+    """Where Adam with a rate that decays ends, from random vectors, in float64."""
+    with jax.enable_x64(True):
+        x = jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+        tx = optax.adam(optax.cosine_decay_schedule(rate, steps))
+
+        def step(state, _):
+            x, inner = state
+            updates, inner = tx.update(jax.grad(function)(x), inner)
+            return (optax.apply_updates(x, updates), inner), None
+
+        return np.asarray(jax.jit(lambda x: jax.lax.scan(step, (x, tx.init(x)), None, length=steps)[0][0])(x))
+
+
+def cosines(x):
+    units = x / np.linalg.norm(x, axis=1, keepdims=True)
+    return np.abs(units @ units.T)[~np.eye(len(x), dtype=bool)]
+
+
+@pytest.mark.standard_promotion
+def test_the_icosahedron_is_least_for_p_of_4():
+    np.testing.assert_allclose(penalties.p_frame(jnp.asarray(ICOSAHEDRON, jnp.float32)), 1 / 25, rtol=1e-6)
+    x = descended(penalties.p_frame, (6, 3), 0)
+    np.testing.assert_allclose(cosines(x), 1 / 5**0.5, atol=1e-6)
+
+
+@pytest.mark.standard_promotion
+@pytest.mark.parametrize(("n", "d", "least"), [(3, 2, 1 / 2), (4, 3, 1 / 3), (6, 5, 1 / 5), (6, 3, 1 / 5**0.5)])
+def test_coherence_descends_to_equiangular_frames(n, d, least):
+    """By the smooth maximum and then by the maximum. The best of three starts, since there are local minima."""
+
+    def best(seed):
+        smooth = descended(functools.partial(penalties.mutual_coherence, sharpness=50), (n, d), seed)
+        sharp = descended(functools.partial(penalties.mutual_coherence, sharpness=3000), smooth.shape, seed, rate=0.003)
+        return min(cosines(smooth).max(), cosines(sharp).max())
+
+    found = min(best(seed) for seed in range(3))
+    assert least - 1e-9 <= found <= least + 1e-3
+
+
+def test_pairs_at_the_maximum_share_the_gradient():
+    """Three pairs have the same cosine; to turn any two vectors apart lowers one of them by a third of the slope."""
+    angles = np.array([0.0, 2.0, 4.0]) * np.pi / 3
+    x = jnp.asarray(np.stack([np.cos(angles), np.sin(angles)], 1), jnp.float32)
+    np.testing.assert_allclose(penalties.mutual_coherence(x), 0.5, rtol=1e-6)
+    gradient = jax.grad(penalties.mutual_coherence)(x)
+    np.testing.assert_allclose(gradient, 0.0, atol=1e-6)  # by symmetry
+
+
+@pytest.mark.parametrize("sharpness", [None, 30])
+@pytest.mark.parametrize("n", [1023, 1025, 2500])
+def test_coherence_in_blocks(n, sharpness):
+    """Blocks overlap where they do not divide the vectors, and no pair counts twice."""
+    x = np.random.default_rng(n).normal(size=(n, 16)).astype(np.float32)
+    value, gradient = jax.jit(jax.value_and_grad(functools.partial(penalties.mutual_coherence, sharpness=sharpness)))(x)
+    units = np.asarray(x, np.float64) / np.linalg.norm(np.asarray(x, np.float64), axis=1, keepdims=True)
+    gram = units @ units.T
+    np.fill_diagonal(gram, 0)
+    pairs = ~np.eye(n, dtype=bool)
+    if sharpness is None:
+        expected, weight = np.abs(gram).max(), np.abs(gram) == np.abs(gram).max()
+    else:
+        weight = np.exp(sharpness * np.abs(gram)) * pairs
+        expected = np.log(np.sum(weight)) / sharpness
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    of_units = 2 * (weight * np.sign(gram) / weight.sum()) @ units
+    lengths = np.linalg.norm(x, axis=1, keepdims=True)
+    exact = (of_units - units * np.sum(units * of_units, 1, keepdims=True)) / lengths
+    assert np.linalg.norm(gradient - exact) <= 1e-4 * np.linalg.norm(exact)
+
+
+def test_the_guide_names_every_regularizer_of_this_kind():
+    page = (pathlib.Path(__file__).parents[1] / "examples" / "guides" / "orthogonality.md").read_text()
+    rows = set(re.findall(r"^\| `(\w+)", page, re.MULTILINE))
+    assert rows == set(_orthogonality.__all__)
+    with_prox = set(re.findall(r"^\| `(\w+).*\| yes \| [^|]*\|$", page, re.MULTILINE))
+    assert with_prox == {name for name in rows if getattr(jaxreg, name)().has_prox}
