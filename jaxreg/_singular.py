@@ -118,6 +118,17 @@ def spectral_norm(x: jax.Array) -> jax.Array:
     return largest(_svd(x)[1])
 
 
+def stable_rank(x: jax.Array) -> jax.Array:
+    """Returns Σσ²/σ₁² of one matrix, and 0 for a zero matrix."""
+    is_zero = largest(jnp.abs(x)) == 0
+    x, _, _ = near_one(jnp.where(is_zero, jnp.zeros_like(x), x), (0, 1))  # so no derivative meets the scale of zeros
+    squares = sum_of(jnp.square(x))
+    if min(x.shape) < 2:
+        return jnp.where(is_zero, jnp.zeros_like(squares), 1 + 0 * squares)  # with no rounding, and a NaN shows
+    most = jnp.square(spectral_norm(x))
+    return jnp.where(is_zero, jnp.zeros_like(most), squares / jnp.where(is_zero, jnp.ones_like(most), most))
+
+
 @nuclear_norm.defjvp
 def _nuclear_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     (x,), (dx,) = primals, tangents

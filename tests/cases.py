@@ -435,6 +435,27 @@ CASES = (
         metric_prox=True,
     ),
     Case(
+        penalties.hoyer_square,
+        None,
+        jaxreg.HoyerSquare,
+        reference=ref.hoyer_square,
+        layouts=(
+            groups((3, 4), within=(0, 1)),
+            groups((7,), within=(0,)),
+            groups((2, 3, 4), within=(1, 2), batch_axis=0),
+        ),
+        degree=0.0,
+    ),
+    Case(
+        penalties.stable_rank,
+        None,
+        jaxreg.StableRank,
+        reference=ref.stable_rank,
+        layouts=all_matrices((1, 4)),
+        degree=0.0,
+        computes_svd=True,
+    ),
+    Case(
         penalties.nuclear,
         prox.nuclear,
         jaxreg.Nuclear,

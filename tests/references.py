@@ -65,6 +65,15 @@ def sparse_groups(points, within, l1=1.0, group=1.0, size_weighted=False):
     return l1 * absolute + group * group_norms(points, within, size_weighted)
 
 
+def hoyer_square(points, within):
+    """Hardware may take a denormal number for 0."""
+    points = np.where(np.abs(points) > 1e-37, points, 0)
+    axes = tuple(axis + 1 for axis in within)
+    absolute, squares = np.sum(np.abs(points), axis=axes), np.sum(points**2, axis=axes)
+    found = absolute**2 / np.where(squares > 0, squares, 1)
+    return np.sum(found.reshape(len(points), -1), axis=1)
+
+
 def matrices(points, rows, columns, batch=()):
     """The matrices of each point, as (points, matrices, rows, columns)."""
     moved = np.transpose(points, (0, *(axis + 1 for axis in (*batch, *rows, *columns))))
@@ -85,6 +94,12 @@ def nuclear(points, rows, columns, batch=()):
 
 def spectral(points, rows, columns, batch=()):
     return np.sum(np.max(singular_values(points, rows, columns, batch), axis=2), axis=1)
+
+
+def stable_rank(points, rows, columns, batch=()):
+    squares = singular_values(points, rows, columns, batch) ** 2
+    most = np.max(squares, axis=2)
+    return np.sum(np.sum(squares, axis=2) / np.where(most > 0, most, 1), axis=1)
 
 
 def unit_vectors(points, rows, columns, batch=(), mode="rows"):

@@ -89,3 +89,38 @@ class SparseGroupLasso(Shipped):
     size_weighted: bool = static(False)
 
     _penalty, _prox, has_metric_prox = penalties.sparse_group_lasso, prox.sparse_group_lasso, True
+
+
+@public
+class HoyerSquare(Shipped):
+    """The Hoyer square, factor · (Σ|x|)²/Σx²: a measure of how many weights are large. The scale does not matter.
+
+    It is 1 for an array with one weight that is not 0, and the number of weights for weights of one size. Its gradient
+    makes weights below Σx²/Σ|x| smaller and the others larger, and takes nothing from the large
+    ones in the end. Use it to prepare pruning by magnitude. It is not convex.
+
+    The array has any shape and a real floating-point dtype. The penalty is a scalar in at least float32, and the
+    gradient has the dtype of the array. The gradient is 2 · factor · (Σ|x|/Σx²)(sign(x) − x Σ|x|/Σx²), which is
+    orthogonal to x. It is 0 at a weight of exactly 0. An array of zeros has the penalty 0 and the gradient 0. There is
+    no prox.
+
+    Args:
+      factor: the strength, a number >= 0 or an array.
+      batch_axis: the axis or axes that count independent arrays, such as that of layers stacked by `nn.scan`. Their
+        penalties add up.
+
+    Raises:
+      TypeError: `factor` is not a number, or an axis is not an int.
+      ValueError: `factor` is negative or not finite. When called: an axis is out of range or named twice.
+
+    >>> print(f"{jaxreg.HoyerSquare(0.5)(jnp.array([3.0, -4.0, 0.0])):.4f}")
+    0.9800
+
+    Source: Hoyer, Non-negative matrix factorization with sparseness constraints, 2004; Yang, Wen and Li, DeepHoyer:
+    learning sparser neural network with differentiable scale-invariant sparsity measures, 2020.
+    """
+
+    factor: Any = strength(0.01)
+    batch_axis: Axes = axes(())
+
+    _penalty = penalties.hoyer_square

@@ -119,3 +119,38 @@ class Spectral(Shipped):
     batch_axis: Axes = axes(())
 
     _penalty, _prox = penalties.spectral, prox.spectral
+
+
+@public
+class StableRank(Shipped):
+    """The stable rank, factor · Σσ²/σ₁²: a smooth stand-in for the rank of a matrix. The scale does not matter.
+
+    It lies between 1 and the rank, and is equal to the smaller side of a matrix with orthonormal rows or columns. It
+    draws the energy of a matrix into its largest singular vectors, and leaves σ₁ free. Use it to make a layer easy to
+    compress, or beside `Spectral`: bounds on generalization hold the product of both.
+
+    The matrix view, shapes and dtypes are those of `Nuclear`, and so is the cost, a singular value decomposition at
+    each step. The gradient is 2 · factor · (X − s σ₁ u₁v₁ᵀ)/σ₁² with the stable rank s, which is orthogonal to X. A
+    zero matrix has the penalty 0 and the gradient 0. There is no prox. On a mesh, matrices are dealt out whole, and a
+    single one is gathered.
+
+    Args:
+      factor: the strength, a number >= 0 or an array.
+      out_axis: the axis or axes that are the columns.
+      batch_axis: the axis or axes that count independent matrices, whose stable ranks add up.
+
+    Raises:
+      TypeError, ValueError: as `Nuclear` does.
+
+    >>> print(f"{jaxreg.StableRank(0.5)(jnp.diag(jnp.array([3.0, -4.0]))):.4f}")
+    0.7812
+
+    Source: Rudelson and Vershynin, Sampling from large matrices, 2007; Sanyal, Torr and Dokania, Stable rank
+    normalization for improved generalization in neural networks and GANs, 2020.
+    """
+
+    factor: Any = strength(0.01)
+    out_axis: Axes = axes(-1)
+    batch_axis: Axes = axes(())
+
+    _penalty = penalties.stable_rank

@@ -7,6 +7,7 @@ from jaxreg._matrix import Axes, View
 from jaxreg._names import public
 from jaxreg._numerics import as_wide, everything, largest, magnitude, sum_of
 from jaxreg._singular import LargestSingularValues, SumOverMatrices, nuclear_norm
+from jaxreg._singular import stable_rank as stable_rank_of_one
 from jaxreg._spread import penalty_of_matrices
 
 
@@ -50,3 +51,17 @@ def spectral(x: ArrayLike, *, out_axis: Axes = -1, batch_axis: Axes = ()) -> jax
     """
     view = View(out_axis=out_axis, batch_axis=batch_axis)
     return penalty_of_matrices(LargestSingularValues(), as_wide(x), view)
+
+
+@public
+def stable_rank(x: ArrayLike, *, out_axis: Axes = -1, batch_axis: Axes = ()) -> jax.Array:
+    """Returns the stable rank of a matrix, Σσ_i²/σ₁², added up over independent matrices.
+
+    The gradient is 2(X − s σ₁ u₁v₁ᵀ)/σ₁² with the stable rank s, and the mean of these where several singular values
+    are the largest. It is 0 at a zero matrix, where the value is 0 too. See `jaxreg.StableRank`.
+
+    >>> print(f"{jaxreg.penalties.stable_rank(jnp.diag(jnp.array([3.0, -4.0]))):.4f}")
+    1.5625
+    """
+    view = View(out_axis=out_axis, batch_axis=batch_axis)
+    return penalty_of_matrices(SumOverMatrices(stable_rank_of_one), as_wide(x), view)
