@@ -20,6 +20,20 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "standard_promotion: runs code of other libraries that mixes dtypes or ranks")
 
 
+def pytest_collection_modifyitems(items):
+    """The tests of one row of a file run one after the other, so that what one of them compiles serves the next."""
+    first = {}
+
+    def place(numbered):
+        number, item = numbered
+        case = getattr(item, "callspec", None) and item.callspec.params.get("case")
+        if case is None:
+            return number
+        return first.setdefault((item.path, str(getattr(case, "variant", case))), number)
+
+    items[:] = [item for _, item in sorted(enumerate(items), key=place)]
+
+
 @pytest.fixture(autouse=True)
 def strict_promotion(request):
     if request.node.get_closest_marker("standard_promotion"):
