@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import references
 from cases import KERNELS, MADE, ONE, half_sum_of_squares
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding
@@ -154,6 +155,16 @@ def test_sizes_that_no_mesh_divides(shape, place):
         np.testing.assert_allclose(value, case.reference_at(x), rtol=3e-6, atol=1e-12)
         # The gradient of the angles between numbers is 0.
         close(gradient, jax.grad(case.penalty)(jnp.asarray(x)), atol=1e-6 if x.shape[1] == 1 else 1e-30)
+
+
+@pytest.mark.parametrize("shape", [(61, 8), (5, 3), (3, 5)], ids=str)
+def test_a_smooth_maximum_counts_no_vectors_that_fill_a_mesh(shape):
+    x = sample(shape, np.float32)
+    function = functools.partial(penalties.mutual_coherence, sharpness=2.0)
+    with within("auto"):
+        value, gradient = jax.jit(jax.value_and_grad(function))(jax.device_put(x, NamedSharding(AUTO, P())))
+    np.testing.assert_allclose(value, references.coherence(x[None], (0,), (1,), sharpness=2.0)[0], rtol=3e-6)
+    close(gradient, jax.grad(function)(jnp.asarray(x)))
 
 
 ON_MATRICES = {
