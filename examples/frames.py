@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from matplotlib.figure import Figure
@@ -38,7 +37,7 @@ SHARPNESS = (20.0, 200.0, 2000.0)
 
 
 class Frame(NamedTuple):
-    """A number of vectors, of dimensions, the regularizers to descend one after the other, and the best that is known."""
+    """So many vectors in so many dimensions, the regularizers to descend in turn, and the best that is known."""
 
     measure: str
     count: int

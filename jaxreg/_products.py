@@ -27,7 +27,7 @@ SQUARE = Element(jnp.square, lambda product: 2 * product)
 LARGE = 2.0**20  # the squares of smaller weights, and the squares of their sums, fit in float32
 
 
-def _below_large(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def below_large(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns `x` over a constant, which is the largest magnitude where that is large and else 1, and the constant."""
     size = magnitude(lax.stop_gradient(x))
     most = peak(size, Over(tuple(range(x.ndim)), tuple(sorted(varying(x)))), 0.0).reshape(())
@@ -35,17 +35,17 @@ def _below_large(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return x * (1 / factor), factor
 
 
-def _times(x: jax.Array, factor: jax.Array, times: int) -> jax.Array:
-    """Returns x · factor^times, without a power that overflows where the result is 0."""
-    for _ in range(times):
+def times(x: jax.Array, factor: jax.Array, count: int) -> jax.Array:
+    """Returns x · factor^count, without a power that overflows where the result is 0."""
+    for _ in range(count):
         x = x * factor
     return x
 
 
-def _times_finite(x: jax.Array, factor: jax.Array, times: int) -> jax.Array:
+def times_finite(x: jax.Array, factor: jax.Array, count: int) -> jax.Array:
     """Returns the same for a gradient, with the largest number where it overflows: a strength of 0 makes 0 of it."""
     most = jnp.asarray(np.finfo(x.dtype).max, x.dtype)
-    result = jnp.clip(_times(x, factor, times), -most, most)
+    result = jnp.clip(times(x, factor, count), -most, most)
     return jnp.where(jnp.isfinite(x), result, x)
 
 
@@ -60,7 +60,7 @@ class OffDiagonal:
     def __call__(self, x: jax.Array, layout: Layout, ring: Names, graded: bool) -> Pass:
         if layout.sizes[1] < 2:
             return jnp.zeros((), x.dtype), jnp.zeros_like(x)
-        x, factor = _below_large(x)
+        x, factor = below_large(x)
 
         def one(x: jax.Array, axis: int) -> Pass:
             def one_pass(plan: Plan, x: jax.Array) -> Pass:
@@ -69,8 +69,8 @@ class OffDiagonal:
             return by_platform(one_pass, x, axis, self.precision, None)
 
         values, gradients = over_batch(one, x, layout)
-        gradient = _times_finite(jnp.moveaxis(gradients, 0, layout.batch), factor, 3) if graded else None
-        return _times(sum_of(values), factor, 4), gradient
+        gradient = times_finite(jnp.moveaxis(gradients, 0, layout.batch), factor, 3) if graded else None
+        return times(sum_of(values), factor, 4), gradient
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +86,7 @@ class FromIdentity:
     unit: ClassVar[Unit] = "vectors"
 
     def __call__(self, x: jax.Array, layout: Layout, ring: Names, graded: bool) -> Pass:
-        x, factor = _below_large(x)
+        x, factor = below_large(x)
         least = 1 / factor  # of a length that is 1
         precision = lax.Precision.HIGHEST if self.precision == "cosines" else self.precision
 
@@ -96,14 +96,14 @@ class FromIdentity:
             apart = gram - least * least * jnp.eye(len(gram), dtype=x.dtype)
             squares = sum_of(jnp.square(apart))
             length = root(squares)
-            value = _times(squares, factor, 4) if self.squared else _times(length, factor, 2)
+            value = times(squares, factor, 4) if self.squared else times(length, factor, 2)
             if not graded:
                 return value, None
             gradient = product(x, apart, (((1 - axis,), (0,)), ((), ())))  # 4X(XᵀX − I), for squares
             gradient = gradient if axis == 0 else gradient.T
             if self.squared:
-                return value, _times_finite(4 * gradient, factor, 3)
-            return value, _times_finite(2 * gradient / jnp.where(length == 0, jnp.ones_like(length), length), factor, 1)
+                return value, times_finite(4 * gradient, factor, 3)
+            return value, times_finite(2 * gradient / jnp.where(length == 0, jnp.ones_like(length), length), factor, 1)
 
         values, gradients = over_batch(one, x, layout)
         return sum_of(values), jnp.moveaxis(gradients, 0, layout.batch) if graded else None

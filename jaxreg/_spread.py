@@ -26,11 +26,13 @@ from jaxreg._shards import (
     all_parts,
     gathered,
     in_order,
+    own_part,
     own_part_along,
     placement,
     size_of,
     split_of,
     total,
+    whole,
 )
 
 Penalty = Callable[..., jax.Array]  # of matrices that may be shards, the same for all devices
@@ -223,6 +225,40 @@ def _run(
         return jax.value_and_grad(value)(matrices.array) if graded else (value(matrices.array), None)
 
     return _in_shards(local, view, split, x, rest, with_value=True, with_array=graded)
+
+
+class OfWhole(Protocol):
+    """A penalty of arrays that no device has parts of, which returns its gradient too."""
+
+    def value_and_gradient(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns the value and the gradient."""
+
+
+def penalty_of_whole(penalty: OfWhole, x: jax.Array) -> jax.Array:
+    """Returns a penalty of a whole array, which every device gathers and works with. The gradient is divided as `x`."""
+    return _of_whole(penalty, split_of(x), x)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _of_whole(penalty: OfWhole, split: Split, x: jax.Array) -> jax.Array:
+    return penalty.value_and_gradient(_whole(x, split))[0]
+
+
+def _whole(x: jax.Array, split: Split) -> jax.Array:
+    return whole(x, split) if split.names else gathered(x)
+
+
+@_of_whole.defjvp
+def _of_whole_jvp(
+    penalty: OfWhole, split: Split, primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    (x,), (change,) = primals, tangents
+    value, gradient = penalty.value_and_gradient(_whole(x, split))
+    if split.names:
+        gradient = own_part(gradient, split)
+    elif any(entry is not None for entry in jax.typeof(x).sharding.spec):
+        gradient = jax.sharding.reshard(gradient, jax.typeof(x).sharding)
+    return value, _along(divided_alike(gradient, x), change, value, split.names)
 
 
 def map_matrices(function: Penalty, x: jax.Array, view: View, *rest: jax.Array) -> jax.Array:

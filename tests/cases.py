@@ -174,7 +174,8 @@ class Variant:
 
     def exact_gradient(self, x):
         x = np.asarray(x, np.float64)
-        return self.case.gradient(x, **self.layout.view, **self.numbers(x.shape))
+        chosen = {name: value for name, value in self.options.items() if not is_numeric(value)}
+        return self.case.gradient(x, **self.layout.view, **chosen, **self.numbers(x.shape))
 
     def penalty(self, x):
         """The penalty with its options as Python has them."""
@@ -534,6 +535,20 @@ CASES = (
         convex=False,
         kills=False,
         computes_svd=True,
+        overflows=True,
+    ),
+    Case(
+        penalties.conv_orthogonal,
+        None,
+        jaxreg.ConvOrthogonal,
+        reference=ref.conv_orthogonal,
+        gradient=ref.gradient_of_conv_orthogonal,
+        options={"stride": (1, 2, 3)},
+        layouts=(
+            Layout((3, 2, 2, 3), {}, {"inputs": 2, "outputs": 3}),
+            Layout((2, 3, 2, 2), {"in_axis": 1, "out_axis": 0}, {"inputs": 1, "outputs": 0}),
+            Layout((2, 3, 2, 3), {"batch_axis": 0}, {"inputs": 2, "outputs": 3, "batch": (0,)}),
+        ),
         overflows=True,
     ),
     Case(

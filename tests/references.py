@@ -4,6 +4,8 @@ A reference takes a batch of points along the first axis and returns the penalty
 a group are given here by hand, as they are counted from the front, and never by the options of the package.
 """
 
+import itertools
+
 import numpy as np
 
 
@@ -165,6 +167,56 @@ def soft_orthogonal(points, rows, columns, batch=(), squared=True):
     apart = np.swapaxes(seen, 2, 3) @ seen - np.eye(seen.shape[3])
     squares = np.sum(apart**2, axis=(2, 3))
     return np.sum(squares if squared else np.sqrt(squares), axis=1)
+
+
+def _shifted(points, inputs, outputs, batch, stride):
+    """The kernels of each point as (points, kernels, space..., in, out), swapped where the columns are compared, and
+    for each shift at which copies of the filters overlap the two parts that do."""
+    space = tuple(axis for axis in range(points.ndim - 1) if axis not in (*batch, inputs, outputs))
+    order = (0, *(axis + 1 for axis in (*batch, *space, inputs, outputs)))
+    seen = np.transpose(points, order)
+    count = int(np.prod([points.shape[axis + 1] for axis in batch]))
+    seen = seen.reshape(len(points), count, *seen.shape[1 + len(batch) :])
+    c, m = seen.shape[-2:]
+    swapped = stride == 1 and m > c
+    if swapped:
+        seen, c, m = np.swapaxes(seen, -1, -2), m, c
+    reach = [max(k - 1, 0) // stride for k in seen.shape[2:-2]]
+    parts = []
+    for shift in itertools.product(*(range(-r, r + 1) for r in reach)):
+        one, other = [slice(None)] * 2, [slice(None)] * 2
+        for steps, size in zip(shift, seen.shape[2:-2], strict=True):
+            by = steps * stride
+            one.append(slice(max(by, 0), size + min(by, 0)))
+            other.append(slice(max(-by, 0), size + min(-by, 0)))
+        parts.append((shift, tuple(one), tuple(other)))
+    return seen, order, swapped, parts, max(0, m - c * stride ** len(space))
+
+
+def _filters(part):
+    return part.reshape(*part.shape[:2], int(np.prod(part.shape[2:-1])), part.shape[-1])
+
+
+def conv_orthogonal(points, inputs, outputs, batch=(), stride=1):
+    """The products of all shifted copies of the filters of each kernel, shift by shift, beside the identity."""
+    seen, _, _, parts, excess = _shifted(points, inputs, outputs, batch, stride)
+    total = -float(seen.shape[1] * excess)
+    for shift, one, other in parts:
+        products = np.swapaxes(_filters(seen[one]), -1, -2) @ _filters(seen[other])
+        total = total + np.sum((products - np.eye(seen.shape[-1]) * (not any(shift))) ** 2, axis=(1, 2, 3))
+    return total + np.zeros(len(points))
+
+
+def gradient_of_conv_orthogonal(x, inputs, outputs, batch=(), stride=1):
+    seen, order, swapped, parts, _ = _shifted(x[None], inputs, outputs, batch, stride)
+    found = np.zeros_like(seen)
+    for shift, one, other in parts:
+        a, b = _filters(seen[one]), _filters(seen[other])
+        apart = np.swapaxes(a, -1, -2) @ b - np.eye(seen.shape[-1]) * (not any(shift))
+        found[one] += (2 * b @ np.swapaxes(apart, -1, -2)).reshape(seen[one].shape)
+        found[other] += (2 * a @ apart).reshape(seen[other].shape)
+    found = np.swapaxes(found, -1, -2) if swapped else found
+    return found.reshape([x[None].shape[axis] for axis in order]).transpose(np.argsort(order))[0]
 
 
 def gradient_of_soft_orthogonal(x, rows, columns, batch=(), squared=True):

@@ -1,6 +1,7 @@
 """Orthogonality beyond the table of cases: known optimal frames, forms that coincide, and closed forms."""
 
 import functools
+import itertools
 import pathlib
 import re
 
@@ -14,7 +15,7 @@ from test_laws import sample
 
 import jaxreg
 from jaxreg import penalties, prox
-from jaxreg._regularizers import _orthogonality
+from jaxreg._regularizers import _convolution, _orthogonality
 
 GOLDEN = (1 + 5**0.5) / 2
 ICOSAHEDRON = np.array(
@@ -154,9 +155,141 @@ def test_coherence_in_blocks(n, sharpness):
     assert np.linalg.norm(gradient - exact) <= 1e-4 * np.linalg.norm(exact)
 
 
+def matrix_of(kernel, places, stride):
+    """The convolution of a periodic image with a kernel (space..., in, out) as a matrix, entry by entry."""
+    *sizes, inputs, outputs = kernel.shape
+    images = np.zeros((*[places * stride] * len(sizes), inputs))
+    rows = []
+    for place in itertools.product(range(places), repeat=len(sizes)):
+        for filter_ in range(outputs):
+            row = images.copy()
+            for offset in np.ndindex(*sizes):
+                spot = tuple((p * stride + o) % (places * stride) for p, o in zip(place, offset, strict=True))
+                row[spot] += kernel[(*offset, slice(None), filter_)]
+            rows.append(row.ravel())
+    return np.array(rows)
+
+
+@pytest.mark.parametrize(
+    ("shape", "stride"),
+    [
+        ((3, 3, 2, 2), 1),
+        ((3, 3, 3, 2), 1),
+        ((2, 2, 3, 3), 1),
+        ((4, 3, 2, 2), 1),
+        ((3, 3, 2, 4), 2),
+        ((4, 4, 1, 3), 2),
+        ((2, 2, 2, 5), 2),
+        ((3, 5, 1, 2), 3),
+        ((4, 2, 1, 6), 3),
+        ((5, 2, 3), 2),
+        ((2, 2, 2, 2, 2), 1),
+    ],
+    ids=str,
+)
+def test_convolutions_are_those_of_the_explicit_matrix(shape, stride):
+    kernel = np.random.default_rng([stride, *shape]).normal(size=shape)
+    places = 7 if len(shape) < 5 else 4
+    rows = matrix_of(kernel, places, stride)
+    exact = np.sum((rows @ rows.T - np.eye(len(rows))) ** 2) / places ** (len(shape) - 2)
+    with jax.enable_x64(True):
+        found = penalties.conv_orthogonal(jnp.asarray(kernel), stride=stride)
+        with_torchs_axes = penalties.conv_orthogonal(
+            jnp.asarray(np.moveaxis(kernel, (-1, -2), (0, 1))), stride=stride, in_axis=1, out_axis=0
+        )
+    np.testing.assert_allclose(found, exact, rtol=1e-11)
+    np.testing.assert_allclose(with_torchs_axes, exact, rtol=1e-11)
+
+
+def test_more_filters_than_rows_compare_the_columns():
+    """The form of the rows less that of the columns is the number of filters that are too many."""
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 2, 5))
+    rows = matrix_of(kernel, 6, 1)
+    columns = np.sum((rows.T @ rows - np.eye(rows.shape[1])) ** 2) / 36
+    np.testing.assert_allclose(np.sum((rows @ rows.T - np.eye(len(rows))) ** 2) / 36 - columns, 3, rtol=1e-9)
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(penalties.conv_orthogonal(jnp.asarray(kernel)), columns, rtol=1e-11)
+        strided = np.random.default_rng(1).normal(size=(2, 2, 1, 7))
+        rows = matrix_of(strided, 6, 2)
+        columns = np.sum((rows.T @ rows - np.eye(rows.shape[1])) ** 2) / 36
+        np.testing.assert_allclose(penalties.conv_orthogonal(jnp.asarray(strided), stride=2), columns, rtol=1e-11)
+
+
+def orthogonal_matrix(n, seed):
+    return np.linalg.qr(np.random.default_rng([n, seed]).normal(size=(n, n)))[0]
+
+
+def convolved(a, b):
+    """The kernel of one convolution after another."""
+    found = np.zeros((a.shape[0] + b.shape[0] - 1, a.shape[1] + b.shape[1] - 1, a.shape[2], b.shape[3]))
+    for i, j in np.ndindex(*a.shape[:2]):
+        for k, m in np.ndindex(*b.shape[:2]):
+            found[i + k, j + m] += a[i, j] @ b[k, m]
+    return found
+
+
+def orthogonal_kernel(size, channels):
+    """A product of small convolutions with projections, which are orthogonal at stride 1."""
+    kernel = orthogonal_matrix(channels, 0)[None, None]
+    for step in range(size - 1):
+        for axis in (0, 1):
+            basis = orthogonal_matrix(channels, 2 * step + axis + 1)[:, : channels // 2]
+            projection = basis @ basis.T
+            pair = np.stack([projection, np.eye(channels) - projection])
+            kernel = convolved(kernel, np.expand_dims(pair, 1 - axis))
+    return kernel
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_orthogonal_convolutions_have_the_penalty_zero(size):
+    kernel = orthogonal_kernel(size, 4)
+    assert kernel.shape == (size, size, 4, 4)
+    with jax.enable_x64(True):
+        for part in (kernel, kernel[..., :3], kernel[..., :3, :]):  # fewer filters, and fewer inputs
+            assert abs(penalties.conv_orthogonal(jnp.asarray(part))) < 1e-20
+
+
+@pytest.mark.parametrize("stride", [2, 3])
+@pytest.mark.parametrize("filters", [3, 8])
+def test_orthogonal_convolutions_at_a_stride(stride, filters):
+    """A kernel of the size of the stride is a matrix. One that is wider by zeros is no other map."""
+    inputs = 2 * stride**2
+    matrix = orthogonal_matrix(inputs, stride)[:, :filters]
+    kernel = matrix.reshape(stride, stride, 2, filters)
+    wider = np.pad(kernel, ((0, 1), (1, 0), (0, 0), (0, 0)))
+    with jax.enable_x64(True):
+        for one in (kernel, wider):
+            assert abs(penalties.conv_orthogonal(jnp.asarray(one), stride=stride)) < 1e-20
+        other = np.random.default_rng(0).normal(size=kernel.shape)
+        expected = penalties.soft_orthogonal(jnp.asarray(other))
+        np.testing.assert_allclose(penalties.conv_orthogonal(jnp.asarray(other), stride=stride), expected, rtol=1e-12)
+
+
+def test_explain_shows_the_kernels_of_a_convolution():
+    rules = jaxreg.Rules((r"kernel$", jaxreg.ConvOrthogonal(0.1, batch_axis=0)))
+    shown = str(rules.explain({"conv": {"kernel": jnp.ones((5, 3, 3, 16, 32))}}))
+    assert "5 kernels 3×3, 16 → 32" in shown
+
+
+CONV_ERRORS = {
+    "rank": (lambda: penalties.conv_orthogonal(jnp.eye(3)), "`x` must have rank >= 3"),
+    "same": (lambda: penalties.conv_orthogonal(jnp.ones((3, 2, 2)), in_axis=-1), "must be two axes"),
+    "several": (lambda: penalties.conv_orthogonal(jnp.ones((3, 2, 2)), out_axis=(1, 2)), "`out_axis` must be one axis"),
+    "shared": (lambda: penalties.conv_orthogonal(jnp.ones((3, 2, 2)), batch_axis=1), "`in_axis` and `batch_axis` must"),
+    "space": (lambda: penalties.conv_orthogonal(jnp.ones((3, 2, 2)), batch_axis=0), "leaves no axis"),
+    "range": (lambda: penalties.conv_orthogonal(jnp.ones((3, 2, 2)), in_axis=5), r"`in_axis` must lie in \[-3, 3\)"),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), CONV_ERRORS.values(), ids=CONV_ERRORS)
+def test_axes_of_convolutions_are_checked(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
 def test_the_guide_names_every_regularizer_of_this_kind():
     page = (pathlib.Path(__file__).parents[1] / "examples" / "guides" / "orthogonality.md").read_text()
     rows = set(re.findall(r"^\| `(\w+)", page, re.MULTILINE))
-    assert rows == set(_orthogonality.__all__)
+    assert rows == {*_orthogonality.__all__, *_convolution.__all__}
     with_prox = set(re.findall(r"^\| `(\w+).*\| yes \| [^|]*\|$", page, re.MULTILINE))
     assert with_prox == {name for name in rows if getattr(jaxreg, name)().has_prox}

@@ -345,6 +345,12 @@ BAD_CHOICES = {
         (None, TypeError, "must be a bool, got None"),
         ("yes", TypeError, "must be a bool, got str 'yes'"),
     ],
+    "stride": [
+        (0, ValueError, "must be at least 1, got 0"),
+        (1.5, TypeError, "must be an int, got float 1.5"),
+        (True, TypeError, "must be an int, got bool"),
+        ((2, 2), TypeError, "must be an int, got tuple"),
+    ],
     "squared": [
         (1, TypeError, "must be a bool, got int 1"),
         (None, TypeError, "must be a bool, got None"),

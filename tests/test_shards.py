@@ -406,7 +406,7 @@ def turns_of(subjects, kinds=tuple(MESHES)):
 @pytest.mark.parametrize(("regularizer", "spec", "kind"), list(turns_of(REGULARIZERS)))
 def test_rules_with_specs(regularizer, spec, kind):
     """The penalty of the whole, its gradient, and the prox, with scalar steps and with one for each weight."""
-    x = sample((16, 24), np.float32)
+    x = sample((16, 24, 4) if isinstance(regularizer, jaxreg.ConvOrthogonal) else (16, 24), np.float32)
     params = {"layer": {"kernel": x}}
     rules = Rules((r"kernel$", regularizer))
     specs = {"layer": spec}  # a prefix
