@@ -197,20 +197,27 @@ class Coherence:
         return value, back(2 * sums / weight)[0] if graded else None
 
 
-def check_sharpness(sharpness: Any) -> None:
+def _as_python(value: Any, *, name: str, wanted: str) -> float | int:
+    """Returns a number that is static, as Python has it, so that it can be hashed and written to a config."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"`{name}` must be a number {wanted}, got {describe(value)}")
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def checked_sharpness(sharpness: Any) -> float | None:
     if sharpness is None:
-        return
-    if isinstance(sharpness, bool) or not isinstance(sharpness, int | float | np.number):
-        raise TypeError(f"`sharpness` must be a number > 0 or None, got {describe(sharpness)}")
+        return None
+    sharpness = _as_python(sharpness, name="sharpness", wanted="> 0 or None")
     if not 0 < sharpness < float("inf"):
         raise ValueError(f"`sharpness` must be a finite number > 0 or None, got {sharpness}")
+    return sharpness
 
 
-def check_power(p: Any) -> None:
-    if isinstance(p, bool) or not isinstance(p, int | float | np.number):
-        raise TypeError(f"`p` must be a number >= 1, got {describe(p)}")
+def checked_power(p: Any) -> float:
+    p = _as_python(p, name="p", wanted=">= 1")
     if not 1 <= p < float("inf"):
         raise ValueError(f"`p` must be a finite number >= 1, got {p}")
+    return p
 
 
 def all_cosines(x: jax.Array, axis: int) -> jax.Array:

@@ -18,18 +18,19 @@ import numpy as np
 from jax import lax
 
 from jaxreg._checks import describe
-from jaxreg._matrix import Axes, as_tuple, check_disjoint, positive_axes
+from jaxreg._matrix import Axes, check_disjoint, positive_axes
 from jaxreg._numerics import sum_of
 from jaxreg._plans import Precision
 from jaxreg._products import below_large, times, times_finite
 from jaxreg._shards import whole_shape
 
 
-def check_stride(stride: Any) -> None:
+def checked_stride(stride: Any) -> int:
     if not isinstance(stride, int | np.integer) or isinstance(stride, bool):
         raise TypeError(f"`stride` must be an int, got {describe(stride)}")
     if stride < 1:
         raise ValueError(f"`stride` must be at least 1, got {stride}")
+    return int(stride)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +43,6 @@ class Convolution:
     inputs: int
     outputs: int
     precision: Precision = None
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self.value_and_gradient(x)[0]
 
     def value_and_gradient(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns Σ ‖Z − I‖² over the kernels of a whole array, and its gradient."""
@@ -62,12 +60,15 @@ class Convolution:
 
     def _of_one(self, kernel: jax.Array, unit: jax.Array) -> jax.Array:
         """Returns ‖Z − unit² I‖² for a kernel (..., in, out), less the least value that it can have."""
-        inputs, outputs = kernel.shape[-2:]
-        most = inputs * self.stride ** len(self.spatial)  # so many rows can be orthogonal
-        if self.stride == 1 and outputs > inputs:
-            # Then the columns can be, which are the rows of the convolution from the outputs to the inputs.
-            kernel, outputs, most = jnp.swapaxes(kernel, -1, -2), inputs, outputs
-        sizes = kernel.shape[:-2]
+        *sizes, inputs, outputs = kernel.shape
+        if max(sizes) <= self.stride:
+            # No copies overlap, and the kernel is a matrix.
+            kernel = kernel.reshape(*(1 for _ in sizes), math.prod(sizes) * inputs, outputs)
+            *sizes, inputs, outputs = kernel.shape
+        if outputs > inputs and (self.stride == 1 or max(sizes) == 1):
+            # Then the columns can be orthonormal, which are the rows of the convolution from the outputs to the inputs.
+            kernel, inputs, outputs = jnp.swapaxes(kernel, -1, -2), outputs, inputs
+        most = inputs * math.prod(min(size, self.stride) for size in sizes)  # so many rows can be orthonormal
         reach = [max(size - 1, 0) // self.stride for size in sizes]
         shifts = itertools.product(*(range(-r, r + 1) for r in reach))
         target = unit * unit * jnp.eye(outputs, dtype=kernel.dtype)
@@ -95,9 +96,9 @@ def convolution(
         raise ValueError(f"`x` must have rank >= 3 to be the kernel of a convolution, got {describe(x)}")
     named = {}
     for name, axis in (("in_axis", in_axis), ("out_axis", out_axis)):
-        if len(as_tuple(axis)) != 1:
-            raise ValueError(f"`{name}` must be one axis, got {axis}")
         named[name] = positive_axes(axis, x.ndim, name=name)
+        if len(named[name]) != 1:
+            raise ValueError(f"`{name}` must be one axis, got {axis}")
     batch = positive_axes(batch_axis, x.ndim, name="batch_axis")
     for name, axes in named.items():
         check_disjoint(axes, batch, x, name=name)
@@ -108,7 +109,7 @@ def convolution(
     if not spatial:
         raise ValueError(f"`batch_axis` {batch_axis} leaves no axis of {describe(x)} for the space of a convolution")
     precision = lax.Precision.HIGHEST if precision == "cosines" else precision
-    return Convolution(int(stride), batch, spatial, named["in_axis"][0], named["out_axis"][0], precision)
+    return Convolution(stride, batch, spatial, named["in_axis"][0], named["out_axis"][0], precision)
 
 
 def seen_in(x: Any, in_axis: Axes, out_axis: Axes, batch_axis: Axes) -> str:

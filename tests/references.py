@@ -190,7 +190,8 @@ def _shifted(points, inputs, outputs, batch, stride):
             one.append(slice(max(by, 0), size + min(by, 0)))
             other.append(slice(max(-by, 0), size + min(-by, 0)))
         parts.append((shift, tuple(one), tuple(other)))
-    return seen, order, swapped, parts, max(0, m - c * stride ** len(space))
+    excess = max(0, m - c * int(np.prod(np.minimum(seen.shape[2:-2], stride))))
+    return seen, order, swapped, parts, excess
 
 
 def _filters(part):

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import json
 import pathlib
 import re
 
@@ -213,6 +214,38 @@ def test_more_filters_than_rows_compare_the_columns():
         rows = matrix_of(strided, 6, 2)
         columns = np.sum((rows.T @ rows - np.eye(rows.shape[1])) ** 2) / 36
         np.testing.assert_allclose(penalties.conv_orthogonal(jnp.asarray(strided), stride=2), columns, rtol=1e-11)
+        # A kernel that is smaller than the stride does not reach all inputs.
+        small = np.random.default_rng(2).normal(size=(1, 3, 2, 9))
+        rows = matrix_of(small, 6, 2)
+        columns = rows.T @ rows
+        reached = np.diagonal(columns) > 0
+        assert reached.sum() == 36 * 2 * 2
+        columns = np.sum((columns - np.diag(1.0 * reached)) ** 2) / 36
+        np.testing.assert_allclose(penalties.conv_orthogonal(jnp.asarray(small), stride=2), columns, rtol=1e-11)
+
+
+@pytest.mark.parametrize("filters", [3, 8])
+def test_a_shortcut_of_a_residual_network_is_a_matrix(filters):
+    """A kernel of one place at stride 2, as it stands beside blocks: no copies overlap."""
+    matrix = np.random.default_rng(filters).normal(size=(4, filters))
+    with jax.enable_x64(True):
+        found = penalties.conv_orthogonal(jnp.asarray(matrix[None, None]), stride=2)
+        np.testing.assert_allclose(found, penalties.soft_orthogonal(jnp.asarray(matrix)), rtol=1e-12)
+        q = jnp.asarray(np.linalg.qr(matrix)[0])[None, None]
+        assert abs(penalties.conv_orthogonal(q, stride=2)) < 1e-20
+
+
+def test_options_of_numpy_are_those_of_python():
+    """They are static, and go into configs."""
+    made = [
+        jaxreg.PFrame(p=np.int64(4)),
+        jaxreg.PFrame(p=np.float32(3)),
+        jaxreg.MutualCoherence(sharpness=np.float32(20)),
+        jaxreg.ConvOrthogonal(stride=np.int64(2)),
+    ]
+    again = [jaxreg.deserialize(json.loads(json.dumps(jaxreg.serialize(one)))) for one in made]
+    assert list(map(repr, again)) == list(map(repr, made))
+    assert made[0] == jaxreg.PFrame(p=4)
 
 
 def orthogonal_matrix(n, seed):
@@ -271,14 +304,23 @@ def test_explain_shows_the_kernels_of_a_convolution():
     assert "5 kernels 3×3, 16 → 32" in shown
 
 
+X = jnp.ones((3, 2, 2))
 CONV_ERRORS = {
     "rank": (lambda: penalties.conv_orthogonal(jnp.eye(3)), "`x` must have rank >= 3"),
-    "same": (lambda: penalties.conv_orthogonal(jnp.ones((3, 2, 2)), in_axis=-1), "must be two axes"),
-    "several": (lambda: penalties.conv_orthogonal(jnp.ones((3, 2, 2)), out_axis=(1, 2)), "`out_axis` must be one axis"),
-    "shared": (lambda: penalties.conv_orthogonal(jnp.ones((3, 2, 2)), batch_axis=1), "`in_axis` and `batch_axis` must"),
-    "space": (lambda: penalties.conv_orthogonal(jnp.ones((3, 2, 2)), batch_axis=0), "leaves no axis"),
-    "range": (lambda: penalties.conv_orthogonal(jnp.ones((3, 2, 2)), in_axis=5), r"`in_axis` must lie in \[-3, 3\)"),
+    "same": (lambda: penalties.conv_orthogonal(X, in_axis=-1), "must be two axes"),
+    "several": (lambda: penalties.conv_orthogonal(X, out_axis=(1, 2)), "`out_axis` must be one axis"),
+    "shared": (lambda: penalties.conv_orthogonal(X, batch_axis=1), "`in_axis` and `batch_axis` must"),
+    "space": (lambda: penalties.conv_orthogonal(X, batch_axis=0), "leaves no axis"),
+    "range": (lambda: penalties.conv_orthogonal(X, in_axis=5), r"`in_axis` must lie in \[-3, 3\)"),
 }
+
+
+@pytest.mark.parametrize("name", ["in_axis", "out_axis", "batch_axis"])
+def test_axes_of_convolutions_are_ints(name):
+    for bad in (0.0, "0", None, True):
+        for call in (jaxreg.ConvOrthogonal, functools.partial(penalties.conv_orthogonal, X)):
+            with pytest.raises(TypeError, match=f"`{name}` must be an int or a tuple of ints"):
+                call(**{name: bad})
 
 
 @pytest.mark.parametrize(("call", "message"), CONV_ERRORS.values(), ids=CONV_ERRORS)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from jaxreg import penalties
-from jaxreg._convolution import check_stride, seen_in
+from jaxreg._convolution import checked_stride, seen_in
 from jaxreg._fields import axes, static, strength
 from jaxreg._matrix import Axes
 from jaxreg._names import public
@@ -25,9 +25,10 @@ class ConvOrthogonal(Shipped):
     floating-point dtype. All further axes count space. The kernel is convolved with itself at the given stride, with
     padding ⌊(k−1)/stride⌋ · stride, and compared with the identity in the middle. N² times the value is ‖AAᵀ − I‖² for
     the matrix A of the convolution of a periodic image with N² places of output, if these are so many that the kernel
-    does not meet itself around it. With more filters M than C · strideᵈ, in d axes of space and C inputs, rows cannot
-    be orthonormal. Then the difference to the form of the columns, M − C · strideᵈ, is subtracted. The penalty is a
-    scalar in at least float32, and the gradient has the dtype of the array. There is no prox.
+    does not meet itself around it. With C inputs, at most C · ∏ min(k, stride) rows can be orthonormal. Where there are
+    more filters, the columns are compared: the form of the rows is greater than theirs by the number of filters that
+    are too many. The penalty is a scalar in at least float32, and the gradient has the dtype of the array. There is no
+    prox.
 
     On a mesh every device gathers the kernel and works with all of it. The gradient is divided as the kernel.
 
@@ -63,7 +64,7 @@ class ConvOrthogonal(Shipped):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_stride(self.stride)
+        object.__setattr__(self, "stride", checked_stride(self.stride))
         check_precision(self.precision)
 
     def _seen(self, x: Any) -> str:

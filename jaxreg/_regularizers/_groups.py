@@ -95,9 +95,9 @@ class SparseGroupLasso(Shipped):
 class HoyerSquare(Shipped):
     """The Hoyer square, factor · (Σ|x|)²/Σx²: a measure of how many weights are large. The scale does not matter.
 
-    It is 1 for an array with one weight that is not 0, and the number of weights for weights of one size. Its gradient
-    makes weights below Σx²/Σ|x| smaller and the others larger, and takes nothing from the large
-    ones in the end. Use it to prepare pruning by magnitude. It is not convex.
+    It is 1 for an array with one weight that is not 0, and the number of weights for weights of one size. A step of
+    descent makes weights below Σx²/Σ|x| smaller, and those above it larger. So it makes an array sparse without
+    shrinking the weights that stay. Use it to prepare pruning by magnitude. It is not convex.
 
     The array has any shape and a real floating-point dtype. The penalty is a scalar in at least float32, and the
     gradient has the dtype of the array. The gradient is 2 · factor · (Σ|x|/Σx²)(sign(x) − x Σ|x|/Σx²), which is

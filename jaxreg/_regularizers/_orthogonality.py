@@ -5,7 +5,7 @@ from typing import Any
 import jax
 
 from jaxreg import penalties, prox
-from jaxreg._angles import check_power, check_sample, check_sharpness
+from jaxreg._angles import check_sample, checked_power, checked_sharpness
 from jaxreg._fields import axes, static, strength
 from jaxreg._matrix import Axes, Mode, check_mode
 from jaxreg._names import public
@@ -184,7 +184,7 @@ class PFrame(_OfAngles):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_power(self.p)
+        object.__setattr__(self, "p", checked_power(self.p))
 
 
 @public
@@ -229,7 +229,7 @@ class MutualCoherence(_OfAngles):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_sharpness(self.sharpness)
+        object.__setattr__(self, "sharpness", checked_sharpness(self.sharpness))
 
     def _shares_exchanges(self) -> bool:
         return False

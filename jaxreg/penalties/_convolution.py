@@ -3,7 +3,7 @@
 import jax
 from jax.typing import ArrayLike
 
-from jaxreg._convolution import check_stride, convolution
+from jaxreg._convolution import checked_stride, convolution
 from jaxreg._matrix import Axes
 from jaxreg._names import public
 from jaxreg._numerics import as_wide
@@ -29,7 +29,7 @@ def conv_orthogonal(
     >>> float(jaxreg.penalties.conv_orthogonal(kernel))
     9.0
     """
-    check_stride(stride)
+    stride = checked_stride(stride)
     check_precision(precision)
     x = as_wide(x)
     return penalty_of_whole(convolution(x, stride, in_axis, out_axis, batch_axis, precision), x)

@@ -3,7 +3,7 @@
 import jax
 from jax.typing import ArrayLike
 
-from jaxreg._angles import Coherence, ExcessOfFrames, MeanOverPairs, check_power, check_sample, check_sharpness
+from jaxreg._angles import Coherence, ExcessOfFrames, MeanOverPairs, check_sample, checked_power, checked_sharpness
 from jaxreg._checks import check_bool
 from jaxreg._gram import power
 from jaxreg._matrix import Axes, Mode, View, check_mode, sizes_of_matrices
@@ -82,11 +82,11 @@ def p_frame(
     >>> print(f"{jaxreg.penalties.p_frame(jnp.array([[1.0, 0.0], [1.0, 1.0]])):.4f}")
     0.2500
     """
-    check_power(p)
+    element = power(checked_power(p))
     check_mode(mode)
     check_precision(precision)
     view = View(mode, out_axis, batch_axis)
-    return penalty_of_matrices(MeanOverPairs(precision=precision, element=power(float(p))), as_floats(x), view)
+    return penalty_of_matrices(MeanOverPairs(precision=precision, element=element), as_floats(x), view)
 
 
 @public
@@ -108,11 +108,10 @@ def mutual_coherence(
     >>> print(f"{jaxreg.penalties.mutual_coherence(x):.4f}")
     0.7071
     """
-    check_sharpness(sharpness)
+    sharpness = checked_sharpness(sharpness)
     check_mode(mode)
     check_precision(precision)
-    job = Coherence(None if sharpness is None else float(sharpness), precision)
-    return penalty_of_matrices(ByJob(job), as_wide(x), View(mode, out_axis, batch_axis))
+    return penalty_of_matrices(ByJob(Coherence(sharpness, precision)), as_wide(x), View(mode, out_axis, batch_axis))
 
 
 @public
