@@ -1,4 +1,4 @@
-"""Penalties of the products of the vectors of matrices, which are not normalised and may be divided over a mesh.
+"""Penalties of the products of the vectors of matrices, which are not normalized and may be divided over a mesh.
 
 They are of degree four in large weights. Their passes run at weights of at most about 1, whose fourth power fits, and
 value and gradient are brought back step by step, so that what is 0 stays 0 where a factor alone would overflow.
