@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxreg._checks import describe
+from jaxreg._checks import brief, describe
 from jaxreg._gram import (
     ABSOLUTE,
     SQUARE,
@@ -19,6 +19,7 @@ from jaxreg._gram import (
     are_more_than_components,
     frame_excess,
     mean_over_pairs,
+    nothing,
     of_cosines,
     pass_over_cosines,
     unit_vectors,
@@ -29,6 +30,7 @@ from jaxreg._plans import Plan, Precision, by_platform
 from jaxreg._shards import Names, as_varying, total, varying
 from jaxreg._spread import Unit, dealt, own_place_of, own_places, value_of_shards
 
+SMALLEST, GREATEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 BLOCK = 1024  # so many rows of cosines are held at once where the largest is looked for
 ONE_BY_ONE = 512  # matrices of a batch with more vectors than this do not go together
 
@@ -63,7 +65,8 @@ class PairsOfShards:
     def __call__(self, x: jax.Array, layout: Layout, ring: Names, graded: bool) -> Pass:
         count = layout.sizes[1]
         if count < 2:
-            return jnp.zeros((), accumulation_dtype(x.dtype)), jnp.zeros_like(x)
+            zeros = nothing(x)
+            return sum_of(zeros.astype(accumulation_dtype(x.dtype))), zeros
 
         def one(x: jax.Array, axis: int) -> Pass:
             def one_pass(plan: Plan, x: jax.Array) -> Pass:
@@ -133,7 +136,7 @@ class Coherence:
 
     def __call__(self, x: jax.Array, layout: Layout, ring: Names, graded: bool) -> Pass:
         if layout.sizes[1] < 2:
-            return jnp.zeros((), x.dtype), jnp.zeros_like(x)
+            return sum_of(nothing(x)), nothing(x)
         values, gradients = over_batch(functools.partial(self._of_one, layout.sizes[1], ring, graded), x, layout)
         return sum_of(values), jnp.moveaxis(gradients, 0, layout.batch) if graded else None
 
@@ -145,8 +148,7 @@ class Coherence:
         first = lax.axis_index(ring) * n if ring else 0
         precision = lax.Precision.HIGHEST if self.precision == "cosines" else self.precision
 
-        @jax.checkpoint
-        def cosines(start: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def cosines(units: jax.Array, others: jax.Array, start: jax.Array) -> tuple[jax.Array, jax.Array]:
             """Returns the cosines of a block, and which are of pairs that no block before has had."""
             begin = jnp.minimum(start, n - size)  # the last block begins earlier, so that it ends with the last vector
             block = lax.dynamic_slice_in_dim(units, begin, size, axis)
@@ -155,11 +157,11 @@ class Coherence:
             return found, (place >= start) & (first + place != jnp.arange(met)[None, :])
 
         def largest_of(start: jax.Array) -> jax.Array:
-            found, is_new = cosines(start)
+            found, is_new = cosines(*lax.stop_gradient((units, others)), start)
             return largest(jnp.where(is_new, magnitude(found), jnp.zeros_like(found)))
 
         starts = jnp.arange(0, n, size)
-        top = lax.stop_gradient(largest(lax.map(largest_of, starts)))
+        top = largest(lax.map(largest_of, starts))
         top = lax.pmax(top, ring) if ring else top
         top = top + total(sum_of(0 * lax.stop_gradient(units)), ring)  # a maximum over devices may lose a NaN
         if self.sharpness is None and not graded:
@@ -176,7 +178,7 @@ class Coherence:
 
         def add(state: tuple[jax.Array, jax.Array], start: jax.Array) -> tuple[Any, None]:
             sums, weight = state
-            found, is_new = cosines(start)
+            found, is_new = cosines(units, others, start)
             weighted = weights(found, is_new)
             if graded:
                 towards = weighted * lax.stop_gradient(jnp.sign(found))
@@ -208,15 +210,15 @@ def checked_sharpness(sharpness: Any) -> float | None:
     if sharpness is None:
         return None
     sharpness = _as_python(sharpness, name="sharpness", wanted="> 0 or None")
-    if not 0 < sharpness < float("inf"):
-        raise ValueError(f"`sharpness` must be a finite number > 0 or None, got {sharpness}")
+    if not SMALLEST <= sharpness <= GREATEST:
+        raise ValueError(f"`sharpness` must be a finite number > 0 or None, in float32, got {brief(sharpness)}")
     return sharpness
 
 
 def checked_power(p: Any) -> float:
     p = _as_python(p, name="p", wanted=">= 1")
-    if not 1 <= p < float("inf"):
-        raise ValueError(f"`p` must be a finite number >= 1, got {p}")
+    if not 1 <= p <= GREATEST:
+        raise ValueError(f"`p` must be a finite number >= 1, in float32, got {brief(p)}")
     return p
 
 

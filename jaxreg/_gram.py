@@ -62,6 +62,11 @@ ABSOLUTE = Element(jnp.abs, _sign, 1)
 SQUARE = Element(jnp.square, lambda c: 2 * c, 2)
 
 
+def nothing(x: jax.Array) -> jax.Array:
+    """Returns zeros with the derivative 0, but a NaN where `x` is not finite, in both."""
+    return (0 * x) * x
+
+
 @functools.cache
 def power(p: float) -> Element:
     """Returns |c|^p with p >= 1, the same object each time, so that passes with it are compiled once."""
@@ -69,7 +74,13 @@ def power(p: float) -> Element:
         return ABSOLUTE
     if p % 2 == 0:
         return Element(lambda c: c ** int(p), lambda c: p * c ** int(p - 1), p)
-    return Element(lambda c: magnitude(c) ** p, lambda c: p * _sign(c) * magnitude(c) ** (p - 1), p)
+
+    def slope(c: jax.Array) -> jax.Array:
+        # Below p = 2 its derivative at 0 is infinite, which a product with 0 would make NaN.
+        size = jnp.where(c == 0, jnp.ones_like(c), magnitude(c))
+        return p * _sign(c) * size ** (p - 1)
+
+    return Element(lambda c: magnitude(c) ** p, slope, p)
 
 
 @functools.partial(jax.jit, static_argnames=("axis", "element", "precision", "plan"))
@@ -81,7 +92,7 @@ def mean_over_pairs(
     It is under `jax.jit` already, so that kernels of one shape are traced once.
     """
     if x.shape[axis] < 2:
-        return jnp.zeros((), accumulation_dtype(x.dtype))
+        return sum_of(nothing(x.astype(accumulation_dtype(x.dtype))))
     return _value(x, of_cosines, axis, element, precision, plan)
 
 

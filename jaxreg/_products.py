@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 from jaxreg._angles import over_batch
-from jaxreg._gram import Element, Pass, pass_over_products
+from jaxreg._gram import Element, Pass, nothing, pass_over_products
 from jaxreg._matrix import Layout
 from jaxreg._numerics import Over, magnitude, peak, root, sum_of
 from jaxreg._plans import Plan, Precision, by_platform
@@ -59,7 +59,7 @@ class OffDiagonal:
 
     def __call__(self, x: jax.Array, layout: Layout, ring: Names, graded: bool) -> Pass:
         if layout.sizes[1] < 2:
-            return jnp.zeros((), x.dtype), jnp.zeros_like(x)
+            return sum_of(nothing(x)), nothing(x)
         x, factor = below_large(x)
 
         def one(x: jax.Array, axis: int) -> Pass:

@@ -56,7 +56,7 @@ def test_a_step_of_soft_orthogonality_is_one_of_newton_and_schulz():
     np.testing.assert_allclose(stepped, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("step", [0.0, 1e-30, 1e-3, 0.25, 0.3, 1e3, 1e30])
+@pytest.mark.parametrize("step", [0.0, 1e-30, 1e-3, 0.25, 0.3, 1e3, 1e30, 1e300])
 def test_the_prox_of_soft_orthogonality_solves_its_cubic(step):
     """Each singular value is the largest real root, by NumPy."""
     s = np.array([1e-3, 0.5, 1.0, 3.0, 1e4])
@@ -65,6 +65,10 @@ def test_the_prox_of_soft_orthogonality_solves_its_cubic(step):
     roots = [np.roots([4 * step, 0, 1 - 4 * step, -value]) if step else np.array([value]) for value in s]
     expected = [np.max(root[np.abs(root.imag) < 1e-4 * np.abs(root)].real) for root in roots]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_the_prox_of_soft_orthogonality_at_the_largest_step():
+    np.testing.assert_allclose(prox.soft_orthogonal(2 * jnp.eye(2), 1e38), np.eye(2), rtol=1e-6)
 
 
 def test_the_prox_of_soft_orthogonality_expands_somewhere():
@@ -102,6 +106,40 @@ def descended(function, shape, seed, steps=4000, rate=0.03):
 def cosines(x):
     units = x / np.linalg.norm(x, axis=1, keepdims=True)
     return np.abs(units @ units.T)[~np.eye(len(x), dtype=bool)]
+
+
+OF_ANGLES = [
+    penalties.orthogonal,
+    penalties.frame_potential,
+    penalties.p_frame,
+    penalties.mutual_coherence,
+    functools.partial(penalties.mutual_coherence, sharpness=5),
+    penalties.off_diagonal,
+]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("penalty", OF_ANGLES)
+def test_what_is_not_finite_shows_in_a_single_vector(penalty, bad):
+    value, gradient = jax.value_and_grad(penalty)(jnp.asarray([[1.0, bad, 3.0]]))
+    assert not np.isfinite(value)
+    assert not np.all(np.isfinite(gradient))
+    value, gradient = jax.value_and_grad(penalty)(jnp.asarray([[1.0, 1e38, 3.0]]))
+    assert value == 0
+    np.testing.assert_array_equal(gradient, 0)
+
+
+@pytest.mark.parametrize("p", [1.5, 1.9, 2.5])
+def test_second_derivatives_of_powers(p):
+    """Forward over reverse, and reverse over reverse, are differences of the gradient."""
+    x, v, step = sample((3, 4)), sample((3, 4), seed=1), 1e-6
+    gradient = jax.grad(functools.partial(penalties.p_frame, p=p))
+    with jax.enable_x64(True):
+        difference = (gradient(jnp.asarray(x + step * v)) - gradient(jnp.asarray(x - step * v))) / (2 * step)
+        forward = jax.jvp(gradient, (jnp.asarray(x),), (jnp.asarray(v),))[1]
+        backward = jax.vjp(gradient, jnp.asarray(x))[1](jnp.asarray(v))[0]
+        np.testing.assert_allclose(forward, difference, rtol=1e-5, atol=1e-8)
+        np.testing.assert_allclose(backward, difference, rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.standard_promotion

@@ -27,8 +27,13 @@ class ConvOrthogonal(Shipped):
     the matrix A of the convolution of a periodic image with N² places of output, if these are so many that the kernel
     does not meet itself around it. With C inputs, at most C · ∏ min(k, stride) rows can be orthonormal. Where there are
     more filters, the columns are compared: the form of the rows is greater than theirs by the number of filters that
-    are too many. The penalty is a scalar in at least float32, and the gradient has the dtype of the array. There is no
-    prox.
+    are too many, up to the rounding of that number. The penalty is a scalar in at least float32, and the gradient has
+    the dtype of the array. There is no prox.
+
+    A program has two products and more for each shift at which copies overlap, so large kernels at a small stride
+    compile slowly: 7 × 7 at stride 1 takes some six seconds, and 11 × 11 twenty. The kernel of a grouped convolution
+    holds several: reshape that of g groups to (k, k, C/g, g, M/g), with `in_axis=-3, batch_axis=-2`, in a function of
+    your own.
 
     On a mesh every device gathers the kernel and works with all of it. The gradient is divided as the kernel.
 

@@ -166,7 +166,7 @@ class PFrame(_OfAngles):
     Args:
       factor: the strength, a number >= 0 or an array.
       mode, out_axis, batch_axis, precision: as in `OrthogonalRegularizer`.
-      p: the power, a number >= 1. Below 2 the curvature is not bounded where vectors are orthogonal.
+      p: the power, a static number >= 1. Below 2 the curvature is not bounded where vectors are orthogonal.
 
     Raises:
       TypeError, ValueError: `p` is not a finite number >= 1; else as `OrthogonalRegularizer` does.
@@ -193,7 +193,8 @@ class MutualCoherence(_OfAngles):
 
     With a `sharpness` t it is the smooth maximum, factor · (1/t) log Σ_{i≠j} exp(t |cos|). That lies above the maximum
     by at most log(n(n−1))/t, and pushes all near pairs apart. Use it where the worst pair matters, as in a dictionary
-    for sparse codes. Begin with a small sharpness: the maximum itself moves only the pairs that attain it.
+    for sparse codes. The maximum itself moves only the pairs that attain it, so a sharpness of about 20 is a better
+    start. The sharpness is static: a program is compiled for each value, and no schedule can be given.
 
     The least value for n > d vectors in d dimensions is at least the Welch bound √((n−d)/(d(n−1))), which equiangular
     tight frames attain. For n ≤ d it is 0.
@@ -201,14 +202,14 @@ class MutualCoherence(_OfAngles):
     The matrix view, the modes, shapes and dtypes are those of `OrthogonalRegularizer`. The gradient is orthogonal to
     each vector, and 0 at a zero vector. Where several pairs are at the maximum, they share it in equal parts. A single
     vector has the penalty 0. There is no prox. Rows of cosines are made in blocks of 1024, for the maximum and again
-    for the gradient, in 6n²d FLOPs. On a mesh each device compares its share of the vectors with all of them, and
-    receives a copy of the kernel.
+    for the gradient, in 6n²d FLOPs. Second derivatives in reverse mode keep n × n arrays. On a mesh each device
+    compares its share of the vectors with all of them, and receives a copy of the kernel.
 
     Args:
       factor: the strength, a number >= 0 or an array.
       mode, out_axis, batch_axis: as in `OrthogonalRegularizer`.
       precision: that of the matrix products, as in `jnp.matmul`. "cosines" means "highest" here.
-      sharpness: a number > 0 for the smooth maximum, or None for the maximum.
+      sharpness: a static number > 0 for the smooth maximum, or None for the maximum.
 
     Raises:
       TypeError, ValueError: `sharpness` is not a finite number > 0; else as `OrthogonalRegularizer` does.
@@ -240,7 +241,8 @@ class OffDiagonal(_OfAngles):
     """The squared products of distinct rows (or columns), factor · Σ_{i≠j} ⟨x_i, x_j⟩². The lengths are free.
 
     It makes vectors orthogonal and does not hold their lengths, as BigGAN has it. It shrinks them, though, since
-    shorter vectors have smaller products. Use `OrthogonalRegularizer` or `FramePotential` for the angles alone.
+    shorter vectors have smaller products. Where weights are above 1e6, products below 1e-19 of the largest possible one
+    count as 0. Use `OrthogonalRegularizer` or `FramePotential` for the angles alone.
 
     The matrix view, the modes, shapes and dtypes are those of `OrthogonalRegularizer`. It is a sum over pairs, and not
     a mean, so its strength depends on their number. The gradient with respect to x_i is 4 · factor · Σ_{j≠i} ⟨x_i, x_j⟩

@@ -25,26 +25,28 @@ def soft_orthogonal(x: ArrayLike, step: ArrayLike, *, out_axis: Axes = -1, batch
 
 @jax.custom_jvp
 def _towards_one(s: jax.Array, step: jax.Array) -> jax.Array:
-    """Returns the largest root r of a r³ + (1 − a) r = s with a = 4 · step, by Newton's method from above.
+    """Returns the largest root of a r³ + b r = c, by Newton's method from above.
 
-    Left of its start the function is convex, so each step stays above the root. Only where step = ¼ and s = 0 three
-    roots meet at 0, to which the steps come by a third of the way each time.
+    That is the equation over 4 · max(step, ¼), whose numbers do not overflow. Left of its start the function is convex,
+    so each step stays above the root. Only where step = ¼ and s = 0 three roots meet at 0, to which the steps come by a
+    third of the way each time.
     """
-    a = 4 * step
-    cubic = jnp.cbrt(s) / jnp.cbrt(jnp.where(a > 0, a, jnp.ones_like(a)))
+    a, b, c, _ = _coefficients(s, step)
+    is_moved = step > 0
+    far = 1 + jnp.cbrt(s) / jnp.cbrt(jnp.where(is_moved, step, jnp.ones_like(step))) / float(np.cbrt(4))
     start = jnp.maximum(s, 1)
-    start = jnp.where(a > 0, jnp.minimum(start, 1 + cubic), start)
+    start = jnp.where(is_moved, jnp.minimum(start, far), start)
 
     def newton(_: int, r: jax.Array) -> jax.Array:
-        slope = _slope(r, a)
-        change = (a * r * r * r + (1 - a) * r - s) / jnp.where(slope > 0, slope, jnp.ones_like(slope))
-        return jnp.maximum(r - change, 0)
+        slope = 3 * a * r * r + b
+        return jnp.maximum(r - (a * r * r * r + b * r - c) / jnp.where(slope > 0, slope, jnp.ones_like(slope)), 0)
 
     return jax.lax.fori_loop(0, 60, newton, start)
 
 
-def _slope(r: jax.Array, a: jax.Array) -> jax.Array:
-    return 3 * a * r * r + 1 - a
+def _coefficients(s: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    most = jnp.maximum(step, 0.25)
+    return step / most, (0.25 - step) / most, s / most * 0.25, most
 
 
 @_towards_one.defjvp
@@ -53,9 +55,10 @@ def _towards_one_jvp(
 ) -> tuple[jax.Array, jax.Array]:
     (s, step), (ds, dstep) = primals, tangents
     r = _towards_one(s, step)
-    slope = _slope(r, 4 * step)
+    a, b, _, most = _coefficients(s, step)
+    slope = 3 * a * r * r + b
     # Where it does not fit, the cube of r ends well below the largest number, so that a sum of such has no NaN.
     cube = jnp.minimum(r * (r - 1) * (r + 1), 1e-6 * float(np.finfo(r.dtype).max))
-    change = ds - 4 * dstep * cube
+    change = ds / most * 0.25 - dstep / most * cube
     meets = slope <= 0
     return r, jnp.where(meets, jnp.zeros_like(change), change / jnp.where(meets, jnp.ones_like(slope), slope))
