@@ -118,14 +118,18 @@ def spectral_norm(x: jax.Array) -> jax.Array:
     return largest(_svd(x)[1])
 
 
+def rank_of_vector(x: jax.Array) -> jax.Array:
+    """Returns the stable rank of a matrix of one row or one column, without the rounding of a decomposition."""
+    is_zero = largest(jnp.abs(x)) == 0
+    x, _, _ = near_one(jnp.where(is_zero, jnp.zeros_like(x), x), (0, 1))
+    return jnp.where(is_zero, jnp.zeros((), x.dtype), 1 + 0 * sum_of(jnp.square(x)))  # a NaN shows, in derivatives too
+
+
 def stable_rank(x: jax.Array) -> jax.Array:
     """Returns Σσ²/σ₁² of one matrix, and 0 for a zero matrix."""
     is_zero = largest(jnp.abs(x)) == 0
     x, _, _ = near_one(jnp.where(is_zero, jnp.zeros_like(x), x), (0, 1))  # so no derivative meets the scale of zeros
-    squares = sum_of(jnp.square(x))
-    if min(x.shape) < 2:
-        return jnp.where(is_zero, jnp.zeros_like(squares), 1 + 0 * squares)  # with no rounding, and a NaN shows
-    most = jnp.square(spectral_norm(x))
+    squares, most = sum_of(jnp.square(x)), jnp.square(spectral_norm(x))
     return jnp.where(is_zero, jnp.zeros_like(most), squares / jnp.where(is_zero, jnp.ones_like(most), most))
 
 

@@ -3,10 +3,10 @@
 import jax
 from jax.typing import ArrayLike
 
-from jaxreg._matrix import Axes, View
+from jaxreg._matrix import Axes, View, sizes_of_matrices
 from jaxreg._names import public
 from jaxreg._numerics import as_wide, everything, largest, magnitude, sum_of
-from jaxreg._singular import LargestSingularValues, SumOverMatrices, nuclear_norm
+from jaxreg._singular import LargestSingularValues, SumOverMatrices, nuclear_norm, rank_of_vector
 from jaxreg._singular import stable_rank as stable_rank_of_one
 from jaxreg._spread import penalty_of_matrices
 
@@ -63,5 +63,7 @@ def stable_rank(x: ArrayLike, *, out_axis: Axes = -1, batch_axis: Axes = ()) -> 
     >>> print(f"{jaxreg.penalties.stable_rank(jnp.diag(jnp.array([3.0, -4.0]))):.4f}")
     1.5625
     """
-    view = View(out_axis=out_axis, batch_axis=batch_axis)
-    return penalty_of_matrices(SumOverMatrices(stable_rank_of_one), as_wide(x), view)
+    x = as_wide(x)
+    _, rows, columns = sizes_of_matrices(x, out_axis, batch_axis)
+    of_one = stable_rank_of_one if min(rows, columns) > 1 else rank_of_vector
+    return penalty_of_matrices(SumOverMatrices(of_one), x, View(out_axis=out_axis, batch_axis=batch_axis))
