@@ -135,7 +135,7 @@ class Coherence:
     unit: ClassVar[Unit] = "vectors"
 
     def __call__(self, x: jax.Array, layout: Layout, ring: Names, graded: bool) -> Pass:
-        if layout.sizes[1] < 2:
+        if layout.sizes[1] < 2 or not layout.sizes[2]:
             return sum_of(nothing(x)), nothing(x)
         values, gradients = over_batch(functools.partial(self._of_one, layout.sizes[1], ring, graded), x, layout)
         return sum_of(values), jnp.moveaxis(gradients, 0, layout.batch) if graded else None
@@ -151,7 +151,7 @@ class Coherence:
         def cosines(units: jax.Array, others: jax.Array, start: jax.Array) -> tuple[jax.Array, jax.Array]:
             """Returns the cosines of a block, and which are of pairs that no block before has had."""
             begin = jnp.minimum(start, n - size)  # the last block begins earlier, so that it ends with the last vector
-            block = lax.dynamic_slice_in_dim(units, begin, size, axis)
+            block = units if size == n else lax.dynamic_slice_in_dim(units, begin, size, axis)
             found = lax.dot_general(block, others, (((1 - axis,), (1 - axis,)), ((), ())), precision=precision)
             place = begin + jnp.arange(size)[:, None]
             return found, (place >= start) & (first + place != jnp.arange(met)[None, :])
@@ -161,7 +161,8 @@ class Coherence:
             return largest(jnp.where(is_new, magnitude(found), jnp.zeros_like(found)))
 
         starts = jnp.arange(0, n, size)
-        top = largest(lax.map(largest_of, starts))
+        # A single block is in no loop, because JAX cannot map one over an axis that an Explicit mesh divides.
+        top = largest_of(starts[0]) if size == n else largest(lax.map(largest_of, starts))
         top = lax.pmax(top, ring) if ring else top
         top = top + total(sum_of(0 * lax.stop_gradient(units)), ring)  # a maximum over devices may lose a NaN
         if self.sharpness is None and not graded:
@@ -185,12 +186,15 @@ class Coherence:
                 of_block = lax.dot_general(towards, others, (((1,), (axis,)), ((), ())), precision=precision)
                 begin = jnp.minimum(start, n - size)
                 of_block = of_block if axis == 0 else of_block.T
+                if size == n:
+                    return (of_block, sum_of(weighted)), None
                 own = lax.dynamic_slice_in_dim(sums, begin, size, axis)
                 sums = lax.dynamic_update_slice_in_dim(sums, own + of_block, begin, axis)
             return (sums, weight + sum_of(weighted)), None
 
         zero = as_varying(jnp.zeros((), x.dtype), units, others)
-        (sums, weight), _ = lax.scan(add, (jnp.broadcast_to(zero, units.shape), zero), starts)
+        state = jnp.broadcast_to(zero, units.shape), zero
+        (sums, weight), _ = add(state, starts[0]) if size == n else lax.scan(add, state, starts)
         weight = total(weight, ring)
         if self.sharpness is not None:
             # Vectors of zeros that fill what does not divide are in pairs with the cosine 0.

@@ -144,7 +144,7 @@ def coherence(points, rows, columns, batch=(), mode="rows", sharpness=None):
     """The largest |cosine| of each matrix, or the logarithm of a sum of exponentials, pair by pair."""
     units = unit_vectors(points, rows, columns, batch, mode)
     n = units.shape[2]
-    if n < 2 or not units.shape[1]:
+    if n < 2 or 0 in units.shape[1:]:
         return np.zeros(len(units))
     found = np.array([np.abs(np.sum(units[:, :, i] * units[:, :, j], 2)) for i in range(n) for j in range(n) if i != j])
     if sharpness is None:
