@@ -19,14 +19,13 @@ from jaxreg._gram import (
     are_more_than_components,
     frame_excess,
     mean_over_pairs,
-    nothing,
     of_cosines,
     pass_over_cosines,
     unit_vectors,
 )
 from jaxreg._matrix import Kind, Layout, Matrices
-from jaxreg._numerics import accumulation_dtype, largest, magnitude, sum_of
-from jaxreg._plans import Plan, Precision, by_platform
+from jaxreg._numerics import accumulation_dtype, largest, magnitude, nothing, sum_of
+from jaxreg._plans import Plan, Precision, by_platform, of_one_kind
 from jaxreg._shards import Names, as_varying, total, varying
 from jaxreg._spread import Unit, dealt, own_place_of, own_places, value_of_shards
 
@@ -107,7 +106,7 @@ class FramesOfShards:
 
     def __call__(self, x: jax.Array, layout: Layout, ring: Names, graded: bool) -> Pass:
         _, n, d = layout.sizes
-        precision = lax.Precision.HIGHEST if self.precision == "cosines" else self.precision
+        precision = of_one_kind(self.precision)
 
         def excess(x: jax.Array, axis: int) -> jax.Array:
             # The components meet over all vectors, in a matrix that every device has.
@@ -146,7 +145,7 @@ class Coherence:
         n, met = units.shape[axis], others.shape[axis]
         size = min(n, BLOCK)
         first = lax.axis_index(ring) * n if ring else 0
-        precision = lax.Precision.HIGHEST if self.precision == "cosines" else self.precision
+        precision = of_one_kind(self.precision)
 
         def cosines(units: jax.Array, others: jax.Array, start: jax.Array) -> tuple[jax.Array, jax.Array]:
             """Returns the cosines of a block, and which are of pairs that no block before has had."""

@@ -20,7 +20,7 @@ from jax import lax
 from jaxreg._checks import describe
 from jaxreg._matrix import Axes, check_disjoint, positive_axes
 from jaxreg._numerics import sum_of
-from jaxreg._plans import Precision
+from jaxreg._plans import Precision, of_one_kind
 from jaxreg._products import below_large, times, times_finite
 from jaxreg._shards import whole_shape
 
@@ -108,8 +108,7 @@ def convolution(
     spatial = tuple(axis for axis in range(x.ndim) if axis not in taken)
     if not spatial:
         raise ValueError(f"`batch_axis` {batch_axis} leaves no axis of {describe(x)} for the space of a convolution")
-    precision = lax.Precision.HIGHEST if precision == "cosines" else precision
-    return Convolution(stride, batch, spatial, named["in_axis"][0], named["out_axis"][0], precision)
+    return Convolution(stride, batch, spatial, named["in_axis"][0], named["out_axis"][0], of_one_kind(precision))
 
 
 def seen_in(x: Any, in_axis: Axes, out_axis: Axes, batch_axis: Axes) -> str:

@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxreg._numerics import accumulation_dtype, magnitude, scale_near_one, squares_near_one, sum_of
+from jaxreg._numerics import accumulation_dtype, magnitude, nothing, scale_near_one, squares_near_one, sum_of
 from jaxreg._plans import UNROLLED, Plan, Precision, by_platform
 from jaxreg._shards import Names, as_varying, size_of, varying
 
@@ -60,11 +60,6 @@ def _sign(x: jax.Array) -> jax.Array:
 
 ABSOLUTE = Element(jnp.abs, _sign, 1)
 SQUARE = Element(jnp.square, lambda c: 2 * c, 2)
-
-
-def nothing(x: jax.Array) -> jax.Array:
-    """Returns zeros with the derivative 0, but a NaN where `x` is not finite, in both."""
-    return (0 * x) * x
 
 
 @functools.cache

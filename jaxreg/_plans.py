@@ -149,6 +149,11 @@ def by_platform(
     return lax.platform_dependent(x, **{name: made[p] for name, p in plans.items()}, default=made[other])
 
 
+def of_one_kind(precision: Precision) -> Precision:
+    """Returns a precision for products that are all of one kind, where "cosines" is "highest"."""
+    return lax.Precision.HIGHEST if precision == "cosines" else precision
+
+
 def check_precision(precision: Any) -> None:
     """Checks a precision by giving it to a product, since JAX has many ways to say it."""
     if precision is None or (isinstance(precision, str) and precision == "cosines"):

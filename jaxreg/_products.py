@@ -14,10 +14,10 @@ import numpy as np
 from jax import lax
 
 from jaxreg._angles import over_batch
-from jaxreg._gram import Element, Pass, nothing, pass_over_products
+from jaxreg._gram import Element, Pass, pass_over_products
 from jaxreg._matrix import Layout
-from jaxreg._numerics import Over, magnitude, peak, root, sum_of
-from jaxreg._plans import Plan, Precision, by_platform
+from jaxreg._numerics import Over, magnitude, nothing, peak, root, sum_of
+from jaxreg._plans import Plan, Precision, by_platform, of_one_kind
 from jaxreg._shards import Names, total, varying
 from jaxreg._spread import Unit
 
@@ -88,7 +88,7 @@ class FromIdentity:
     def __call__(self, x: jax.Array, layout: Layout, ring: Names, graded: bool) -> Pass:
         x, factor = below_large(x)
         least = 1 / factor  # of a length that is 1
-        precision = lax.Precision.HIGHEST if self.precision == "cosines" else self.precision
+        precision = of_one_kind(self.precision)
 
         def one(x: jax.Array, axis: int) -> Pass:
             product = functools.partial(lax.dot_general, precision=precision)

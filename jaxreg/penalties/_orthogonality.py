@@ -1,17 +1,18 @@
-"""Penalties of the angles between the rows, or columns, of a kernel."""
+"""Penalties of the angles between the rows, or columns, of a kernel, and of how far they are from orthonormal."""
 
 import jax
 from jax.typing import ArrayLike
 
 from jaxreg._angles import Coherence, ExcessOfFrames, MeanOverPairs, check_sample, checked_power, checked_sharpness
 from jaxreg._checks import check_bool
+from jaxreg._convolution import checked_stride, convolution
 from jaxreg._gram import power
 from jaxreg._matrix import Axes, Mode, View, check_mode, sizes_of_matrices
 from jaxreg._names import public
 from jaxreg._numerics import as_floats, as_wide
 from jaxreg._plans import Precision, check_precision
 from jaxreg._products import FromIdentity, OffDiagonal
-from jaxreg._spread import ByJob, penalty_of_matrices
+from jaxreg._spread import ByJob, penalty_of_matrices, penalty_of_whole
 
 
 @public
@@ -159,3 +160,27 @@ def soft_orthogonal(
     # Vectors are the longer side, and the matrix of their components is the smaller one.
     view = View("rows" if rows >= columns else "columns", out_axis, batch_axis)
     return penalty_of_matrices(ByJob(FromIdentity(squared, precision)), x, view)
+
+
+@public
+def conv_orthogonal(
+    x: ArrayLike,
+    *,
+    stride: int = 1,
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    precision: Precision = None,
+) -> jax.Array:
+    """Returns ‖conv(K, K) − I‖², the distance of a convolution from orthonormal rows, or columns where these are fewer.
+
+    The gradient is 4(conv(K, K) − I) applied to K, a transposed convolution. See `jaxreg.ConvOrthogonal`.
+
+    >>> kernel = jnp.zeros((3, 3, 1, 1)).at[1, 1, 0, 0].set(2.0)
+    >>> float(jaxreg.penalties.conv_orthogonal(kernel))
+    9.0
+    """
+    stride = checked_stride(stride)
+    check_precision(precision)
+    x = as_wide(x)
+    return penalty_of_whole(convolution(x, stride, in_axis, out_axis, batch_axis, precision), x)
