@@ -6,12 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
 
+from jaxreg._base import Scaled, Sum
 from jaxreg._checks import describe
 from jaxreg._numerics import checked_penalty
 from jaxreg._rules import Rules
-from jaxreg._shards import size_of
+from jaxreg._shards import AxisName, over_batch_by, size_of
+from jaxreg._term import Term
 
 
 def activity_penalty(
@@ -19,7 +20,7 @@ def activity_penalty(
     activations: Any,
     *,
     batch_size: int | jax.Array,
-    axis_name: str | tuple[str, ...] | None = None,
+    axis_name: AxisName = None,
 ) -> jax.Array:
     """Returns `rules(activations) / batch_size`, the penalty of Keras's `activity_regularizer`.
 
@@ -31,7 +32,8 @@ def activity_penalty(
     it. To penalize those, name them by `Module.sow`, which captures them under `NAME/0`.
 
     Outputs may have any shape, and a real floating-point dtype. The sum over the batch is divided by its size, so the
-    strength does not depend on it. The gradient is that of the regularizers over `batch_size`.
+    strength does not depend on it. The gradient is that of the regularizers over `batch_size`. `ZLoss`, `KLSparsity`,
+    `DeCov`, `VICRegVariance` and `VICRegCovariance` are means over the batch by themselves, and are not divided.
 
     Under data parallelism outside of `jax.shard_map` nothing changes. Inside, each device has the outputs for its part
     of the batch, and a norm or a maximum over the batch is not the sum of those of its parts. With `axis_name`, the
@@ -78,24 +80,33 @@ def activity_penalty(
     if axis_name is not None:
         rules = _over_batch(rules, axis_name)
         batch_size = batch_size * size_of((axis_name,) if isinstance(axis_name, str) else tuple(axis_name))
-    value = checked_penalty(rules(activations), of="`rules`")
     if isinstance(batch_size, int | np.integer):
-        return value / float(max(int(batch_size), 1))
-    return value / jnp.maximum(batch_size, 1).astype(value.dtype)
+        batch_size = float(max(int(batch_size), 1))
+    else:
+        batch_size = jnp.maximum(batch_size, 1)
+    if isinstance(rules, Rules):
+        rules = _with_sums(rules, batch_size)
+    value = checked_penalty(rules(activations), of="`rules`")
+    return value / (batch_size if isinstance(batch_size, float) else batch_size.astype(value.dtype))
 
 
-def _over_batch(rules: Any, axis_name: Any) -> Rules:
+def _over_batch(rules: Any, axis_name: AxisName) -> Rules:
     """Returns rules that see the whole batch, of which some mesh axes divide the first axis of each output."""
     if not isinstance(rules, Rules):
         raise TypeError(f"`rules` must be jaxreg.Rules with `axis_name`, got {describe(rules)}")
     if rules.specs is not None:
         raise ValueError("`axis_name` must not be given with rules that have specs already, which name the mesh axes")
-    names = (axis_name,) if isinstance(axis_name, str) else axis_name
-    if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"`axis_name` must be a str or a tuple of str, got {axis_name!r}")
-    manual = jax.sharding.get_abstract_mesh().manual_axes
-    if not names or any(name not in manual for name in names):
-        raise ValueError(
-            f"`axis_name` must name axes of the `jax.shard_map` around it, {sorted(manual)}, got {axis_name!r}"
-        )
-    return rules.with_specs(PartitionSpec(names))
+    return rules.with_specs(over_batch_by(axis_name))
+
+
+def _with_sums(rules: Any, batch_size: Any) -> Any:
+    """Returns rules in which penalties that are means over the batch are multiplied by its size."""
+    return rules._with([None if r is None else _with_sum(r, batch_size) for r in rules.regularizers])
+
+
+def _with_sum(term: Term, batch_size: Any) -> Term:
+    if isinstance(term, Sum):
+        return Sum(tuple(_with_sum(part, batch_size) for part in term.terms))
+    if isinstance(term, Scaled):
+        return Scaled(term.scale, _with_sum(term.regularizer, batch_size))
+    return Scaled(batch_size, term) if term._is_mean_over_batch() else term

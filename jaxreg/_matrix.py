@@ -85,6 +85,14 @@ def sizes_of_matrices(x: jax.Array, out_axis: Axes, batch_axis: Axes) -> tuple[i
     return count, rows, columns
 
 
+def samples_and_features(x: jax.Array, out_axis: Axes, batch_axis: Axes) -> tuple[Over, Over, int, int]:
+    """Returns the axes of layer outputs that count samples, those of their features, and the numbers of both."""
+    split = split_of(x)
+    _, rows, columns = _kinds_of_axes(x, out_axis, batch_axis)
+    _, samples, features = sizes_of_matrices(x, out_axis, batch_axis)
+    return Over(rows, split.of(rows)), Over(columns, split.of(columns)), samples, features
+
+
 def check_disjoint(axes: tuple[int, ...], batch: tuple[int, ...], x: jax.Array | np.ndarray, *, name: str) -> None:
     if shared := set(axes) & set(batch):
         raise ValueError(

@@ -51,9 +51,10 @@ def times_finite(x: jax.Array, factor: jax.Array, count: int) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class OffDiagonal:
-    """The job of Σ_{i≠j} ⟨x_i, x_j⟩² over vectors for a device."""
+    """The job of Σ_{i≠j} ⟨x_i, x_j⟩² over vectors for a device. It is divided by a number where its scale is small."""
 
     precision: Precision = None
+    over: float = 1.0
 
     unit: ClassVar[Unit] = "vectors"
 
@@ -69,8 +70,41 @@ class OffDiagonal:
             return by_platform(one_pass, x, axis, self.precision, None)
 
         values, gradients = over_batch(one, x, layout)
-        gradient = times_finite(jnp.moveaxis(gradients, 0, layout.batch), factor, 3) if graded else None
-        return times(sum_of(values), factor, 4), gradient
+        gradient = times_finite(jnp.moveaxis(gradients, 0, layout.batch) / self.over, factor, 3) if graded else None
+        return times(sum_of(values) / self.over, factor, 4), gradient
+
+
+@dataclasses.dataclass(frozen=True)
+class OffDiagonalOfComponents:
+    """The job of the same sum over components, from the products of fewer vectors, for a device.
+
+    It is ‖XXᵀ‖² minus the squares on the diagonal of XᵀX, beside which it is rounded.
+    """
+
+    precision: Precision = None
+    over: float = 1.0
+
+    unit: ClassVar[Unit] = "vectors"
+
+    def __call__(self, x: jax.Array, layout: Layout, ring: Names, graded: bool) -> Pass:
+        x, factor = below_large(x)
+        product = functools.partial(lax.dot_general, precision=of_one_kind(self.precision))
+
+        def one(x: jax.Array, axis: int) -> Pass:
+            # Each device compares its own vectors with all of them.
+            others = lax.all_gather(x, ring, axis=axis, tiled=True) if ring else x
+            gram = product(x, others, (((1 - axis,), (1 - axis,)), ((), ())))
+            own = sum_of(jnp.square(x), axis)
+            diagonal = total(own, ring)
+            value = sum_of(jnp.square(gram)) - sum_of(own * diagonal)
+            if not graded:
+                return value, None
+            gradient = product(gram, others, (((1,), (axis,)), ((), ())))
+            return value, 4 * ((gradient if axis == 0 else gradient.T) - x * diagonal)
+
+        values, gradients = over_batch(one, x, layout)
+        gradient = times_finite(jnp.moveaxis(gradients, 0, layout.batch) / self.over, factor, 3) if graded else None
+        return times(sum_of(values) / self.over, factor, 4), gradient
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,7 @@ from jax.sharding import AxisType, PartitionSpec
 from jaxreg._checks import describe
 
 Names = tuple[str, ...]  # axes of a mesh
+AxisName = str | tuple[str, ...] | None  # as users say those that divide a batch
 
 
 class Split(NamedTuple):
@@ -118,6 +119,19 @@ def split_from(spec: PartitionSpec, x: Any) -> Split | None:
             f"`specs` must be the `in_specs` of the array, got {spec} for {describe(x)}, which varies over {further}"
         )
     return Split(dims, tuple(sorted(manual - named)))
+
+
+def over_batch_by(axis_name: Any) -> PartitionSpec:
+    """Returns the spec of an array whose first axis, the batch, some axes of the `jax.shard_map` around it divide."""
+    names = (axis_name,) if isinstance(axis_name, str) else axis_name
+    if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"`axis_name` must be a str or a tuple of str, got {axis_name!r}")
+    manual = jax.sharding.get_abstract_mesh().manual_axes
+    if not names or any(name not in manual for name in names):
+        raise ValueError(
+            f"`axis_name` must name axes of the `jax.shard_map` around it, {sorted(manual)}, got {axis_name!r}"
+        )
+    return PartitionSpec(names)
 
 
 def _dims(spec: Any, rank: int) -> tuple[Names, ...]:

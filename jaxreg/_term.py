@@ -172,6 +172,10 @@ class Term(Configured):
         """Returns whether devices exchange parts of a kernel for its penalty, and equal kernels can share that."""
         return False
 
+    def _is_mean_over_batch(self) -> bool:
+        """Returns whether a penalty of layer outputs is a mean over the samples of a batch, and not a sum over them."""
+        return False
+
     def _is_elastic_net(self) -> bool:
         """Returns whether the penalty is made of Σ|x| and Σx² alone. A sum of such penalties is one too."""
         return False

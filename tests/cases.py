@@ -110,12 +110,14 @@ class Case:
     steps_for_each: bool = False  # the prox takes a step for each weight
     metric_prox: bool = False  # the regularizer does so too, under Adam's metric
     elastic_net: bool = False  # made of Σ|x| and Σx² alone, so that sums of such rows have a prox too
-    least_at_zero: bool = True
+    of_sizes: bool = True  # larger weights cost more
+    least_at_zero: bool = True  # or at rest there: a zero array has the gradient 0
     kills: bool = True  # the prox makes small weights exactly zero
     computes_svd: bool = False  # the prox is exact only to the rounding of a decomposition
     overflows: bool = False  # the exact value is beyond float32 where the square of a weight is
     underflows: bool = False  # products of weights are below float32 where the weights are tiny
     bounded: bool = False  # the penalty of an infinite weight is finite
+    masks: bool = False  # a weight of −inf has no part, as a logit that is masked
     flat: bool = False  # the gradient is 0 everywhere, and the regularizer refuses to be differentiated
     composes_prox: bool = False  # the regularizer has a prox that is no function of its own
     zero_strength: bool = True  # a strength of 0 makes exactly 0, also of what overflows
@@ -550,6 +552,61 @@ CASES = (
             Layout((2, 3, 2, 3), {"batch_axis": 0}, {"inputs": 2, "outputs": 3, "batch": (0,)}),
         ),
         overflows=True,
+    ),
+    Case(
+        penalties.z_loss,
+        None,
+        jaxreg.ZLoss,
+        reference=ref.z_loss,
+        layouts=all_matrices((1, 4)),
+        convex=False,
+        of_sizes=False,
+        least_at_zero=False,
+        masks=True,
+        overflows=True,
+    ),
+    Case(
+        penalties.kl_sparsity,
+        None,
+        jaxreg.KLSparsity,
+        reference=ref.kl_sparsity,
+        options={"rho": (0.05, 0.3), "epsilon": (1e-3, 0.2)},
+        above={"rho": 0.0, "epsilon": 0.0},
+        layouts=all_matrices((1, 4)),
+        of_sizes=False,
+        least_at_zero=False,
+    ),
+    Case(
+        penalties.decov,
+        None,
+        jaxreg.DeCov,
+        reference=ref.decov,
+        layouts=all_matrices((3, 3)),
+        degree=4.0,
+        convex=False,
+        overflows=True,
+    ),
+    Case(
+        penalties.vicreg_covariance,
+        None,
+        jaxreg.VICRegCovariance,
+        reference=ref.vicreg_covariance,
+        layouts=all_matrices((3, 3)),
+        degree=4.0,
+        convex=False,
+        overflows=True,
+    ),
+    Case(
+        penalties.vicreg_variance,
+        None,
+        jaxreg.VICRegVariance,
+        reference=ref.vicreg_variance,
+        gradient=ref.gradient_of_vicreg_variance,
+        options={"gamma": (1.7, 2.5), "epsilon": (1e-4, 0.3)},
+        above={"epsilon": 0.0},
+        layouts=all_matrices((3, 3)),
+        convex=False,
+        of_sizes=False,
     ),
     Case(
         unsquared,

@@ -160,6 +160,73 @@ def off_diagonal(points, rows, columns, batch=(), mode="rows"):
     return np.sum(sum(found), axis=1) if found else np.zeros(len(points))
 
 
+def z_loss(points, rows, columns, batch=()):
+    seen = matrices(points, rows, columns, batch)
+    top = np.max(seen, axis=3, initial=-1e300)[..., None]
+    if not points.size:
+        return np.zeros(len(points))
+    logs = np.log(np.sum(np.exp(seen - top), axis=3)) + top[..., 0]
+    return np.sum(np.sum(logs**2, axis=2) / max(seen.shape[2], 1), axis=1)
+
+
+def kl_sparsity(points, rows, columns, batch=(), rho=0.05, epsilon=1e-3):
+    """By the integral of its slope, which is constant outside of [epsilon, 1 - epsilon]."""
+    if not points.size:
+        return np.zeros(len(points))
+    means = np.mean(matrices(points, rows, columns, batch), axis=2)
+
+    def divergence(mean):
+        rest = (1 - rho) * np.log((1 - rho) / (1 - mean)) if rho < 1 else 0.0
+        return rho * np.log(rho / mean) + rest
+
+    low = divergence(epsilon) + (epsilon - means) * (rho / epsilon - (1 - rho) / (1 - epsilon))
+    high = divergence(1 - epsilon) + (means - 1 + epsilon) * ((1 - rho) / epsilon - rho / (1 - epsilon))
+    middle = divergence(np.clip(means, epsilon, 1 - epsilon))
+    values = np.where(means < epsilon, low, np.where(means > 1 - epsilon, high, middle))
+    return np.sum(values, axis=(1, 2))
+
+
+def covariances(points, rows, columns, batch, fewer):
+    """The covariances of the features of each matrix, from differences of samples, over the samples less a number."""
+    seen = matrices(points, rows, columns, batch)
+    n = seen.shape[2]
+    apart = [seen[:, :, k] - seen[:, :, m] for k in range(n) for m in range(k)]
+    products = [difference[:, :, :, None] * difference[:, :, None, :] for difference in apart]
+    total = sum(products) if products else np.zeros((*seen.shape[:2], seen.shape[3], seen.shape[3]))
+    return total / max(n * max(n - fewer, 1), 1)
+
+
+def decov(points, rows, columns, batch=(), fewer=0):
+    found = covariances(points, rows, columns, batch, fewer)
+    d = found.shape[-1]
+    distinct = [found[:, :, i, j] ** 2 for i in range(d) for j in range(d) if i != j]
+    return np.sum(sum(distinct), axis=1) / 2 if distinct else np.zeros(len(points))
+
+
+def vicreg_covariance(points, rows, columns, batch=()):
+    features = np.prod([points.shape[axis + 1] for axis in columns])
+    return 2 * decov(points, rows, columns, batch, fewer=1) / max(features, 1)
+
+
+def vicreg_variance(points, rows, columns, batch=(), gamma=1.0, epsilon=1e-4):
+    if not points.size:
+        return np.zeros(len(points))
+    variances = np.diagonal(covariances(points, rows, columns, batch, 1), axis1=2, axis2=3)
+    return np.sum(np.mean(np.maximum(gamma - np.sqrt(variances + epsilon), 0), axis=2), axis=1)
+
+
+def gradient_of_vicreg_variance(x, rows, columns, batch=(), gamma=1.0, epsilon=1e-4):
+    """−h/((N − 1)s) over the number of features where s < gamma, with the samples less their mean h."""
+    order = (*batch, *rows, *columns)
+    (seen,) = matrices(x[None], rows, columns, batch)
+    n, d = seen.shape[1:]
+    apart = [sum(seen[:, k] - seen[:, m] for m in range(n)) / n for k in range(n)]
+    h = np.stack(apart, axis=1)
+    deviation = np.sqrt(np.sum(h**2, axis=1, keepdims=True) / max(n - 1, 1) + epsilon)
+    found = np.where(deviation < gamma, -h / (max(n - 1, 1) * deviation * d), 0)
+    return found.reshape([x.shape[axis] for axis in order]).transpose(np.argsort(order))
+
+
 def soft_orthogonal(points, rows, columns, batch=(), squared=True):
     """By the products of the smaller side."""
     seen = matrices(points, rows, columns, batch)

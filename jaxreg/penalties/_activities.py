@@ -1,0 +1,188 @@
+"""Penalties of layer outputs, which are means over the samples of a batch."""
+
+import contextlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxreg._checks import option
+from jaxreg._matrix import Axes, View, samples_and_features
+from jaxreg._names import public
+from jaxreg._numerics import as_wide, everything, norm, peak, sum_of
+from jaxreg._plans import Precision, check_precision
+from jaxreg._products import OffDiagonal, OffDiagonalOfComponents
+from jaxreg._shards import AxisName, divided_as, known_split, over_batch_by, split_from
+from jaxreg._spread import ByJob, penalty_of_matrices
+
+
+@public
+def z_loss(x: ArrayLike, *, out_axis: Axes = -1, batch_axis: Axes = (), axis_name: AxisName = None) -> jax.Array:
+    """Returns the mean over samples of the squared logarithm of the sum of exponentials, mean (log Σ_j exp x_j)².
+
+    The gradient of a sample is 2 log Σ_j exp x_j · softmax(x), over the number of samples. See `jaxreg.ZLoss`.
+
+    >>> print(f"{jaxreg.penalties.z_loss(jnp.zeros((3, 4))):.4f}")
+    1.9218
+    """
+    x = as_wide(x)
+    with _batch(x, axis_name):
+        samples, features, count, _ = samples_and_features(x, out_axis, batch_axis)
+        if not x.size:
+            return sum_of(x)
+        top = peak(jax.lax.stop_gradient(x), features, -jnp.inf)
+        top = jnp.where(jnp.isfinite(top), top, jnp.zeros_like(top))
+        log_sum = top + jnp.log(sum_of(jnp.exp(x - top), features))
+        return _sum_over_all(sum_of(log_sum * (log_sum / count), samples), x)
+
+
+@public
+def kl_sparsity(
+    x: ArrayLike,
+    *,
+    rho: ArrayLike = 0.05,
+    epsilon: ArrayLike = 1e-3,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    axis_name: AxisName = None,
+) -> jax.Array:
+    """Returns Σ_j KL(ρ ‖ m_j), with the mean m_j of each feature over samples: ρ log(ρ/m) + (1−ρ) log((1−ρ)/(1−m)).
+
+    Outside of [ε, 1 − ε] it goes on along its tangent. The gradient is (−ρ/m + (1−ρ)/(1−m)) over the number of samples,
+    with m brought into [ε, 1 − ε]. See `jaxreg.KLSparsity`.
+
+    >>> print(f"{jaxreg.penalties.kl_sparsity(jnp.full((4, 2), 0.5)):.4f}")
+    0.9893
+    """
+    x = as_wide(x)
+    rho, epsilon = option(rho, x, name="rho", above=0.0, most=1.0), option(epsilon, x, name="epsilon", above=0.0, most=0.5)
+    with _batch(x, axis_name):
+        samples, _, count, _ = samples_and_features(x, out_axis, batch_axis)
+        if not x.size:
+            return sum_of(x)
+        mean = sum_of(x / count, samples)
+        # The share that is not active is computed for itself, since 1 − m has few digits left where m is near 1.
+        active, rest = (jnp.clip(share, epsilon, 1 - epsilon) for share in (mean, 1 - mean))
+        value = _relative_entropy(rho, active) + _relative_entropy(1 - rho, rest)
+        below, above = jnp.minimum(mean - epsilon, 0), jnp.maximum(mean - (1 - epsilon), 0)
+        value += below * ((1 - rho) / (1 - epsilon) - rho / epsilon)
+        value += above * ((1 - rho) / epsilon - rho / (1 - epsilon))
+        return _sum_over_all(value, x)
+
+
+def _relative_entropy(part: jax.Array, other: jax.Array) -> jax.Array:
+    """Returns part · log(part/other), without the rounding of the quotient where both are alike, and 0 for no part."""
+    is_nothing = part == 0
+    ratio = jnp.where(is_nothing, jnp.zeros_like(other), (part - other) / other)
+    return part * jnp.log1p(ratio)
+
+
+@public
+def decov(
+    x: ArrayLike,
+    *,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    precision: Precision = None,
+    axis_name: AxisName = None,
+) -> jax.Array:
+    """Returns half the sum of squared covariances of distinct features, ½ Σ_{i≠j} C_ij² with C = HᵀH/N.
+
+    H are the N samples minus their mean. The gradient is (2/N) H (C without its diagonal). See `jaxreg.DeCov`.
+
+    >>> x = jnp.array([[1.0, 1.0], [-1.0, -1.0]])
+    >>> float(jaxreg.penalties.decov(x))
+    1.0
+    """
+    check_precision(precision)
+    x = as_wide(x)
+    with _batch(x, axis_name):
+        count = samples_and_features(x, out_axis, batch_axis)[2]
+        return _squared_covariances(x, count, out_axis, batch_axis, precision) / 2
+
+
+@public
+def vicreg_covariance(
+    x: ArrayLike,
+    *,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    precision: Precision = None,
+    axis_name: AxisName = None,
+) -> jax.Array:
+    """Returns the sum of squared covariances of distinct features over their number d, (1/d) Σ_{i≠j} C_ij².
+
+    C = HᵀH/(N − 1), with the N samples minus their mean as H. The gradient is 4/(d(N−1)) H (C without its diagonal).
+    See `jaxreg.VICRegCovariance`.
+
+    >>> x = jnp.array([[1.0, 1.0], [-1.0, -1.0]])
+    >>> float(jaxreg.penalties.vicreg_covariance(x))
+    4.0
+    """
+    check_precision(precision)
+    x = as_wide(x)
+    with _batch(x, axis_name):
+        _, _, count, features = samples_and_features(x, out_axis, batch_axis)
+        return _squared_covariances(x, count - 1, out_axis, batch_axis, precision) / max(features, 1)
+
+
+def _squared_covariances(
+    x: jax.Array, divisor: int, out_axis: Axes, batch_axis: Axes, precision: Precision
+) -> jax.Array:
+    """Returns Σ_{i≠j} (HᵀH/divisor)_ij², by the products of features, or of samples where these are fewer."""
+    samples, _, count, features = samples_and_features(x, out_axis, batch_axis)
+    if not x.size:
+        return sum_of(x)
+    centred = x - sum_of(x / count, samples)
+    over = float(max(divisor, 1)) ** 2
+    job: OffDiagonal | OffDiagonalOfComponents
+    if features <= count:
+        job, view = OffDiagonal(precision, over), View("columns", out_axis, batch_axis)
+    else:
+        job, view = OffDiagonalOfComponents(precision, over), View("rows", out_axis, batch_axis)
+    return penalty_of_matrices(ByJob(job), centred, view)
+
+
+@public
+def vicreg_variance(
+    x: ArrayLike,
+    *,
+    gamma: ArrayLike = 1.0,
+    epsilon: ArrayLike = 1e-4,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    axis_name: AxisName = None,
+) -> jax.Array:
+    """Returns the mean over features of (γ − s_j)₊, with the standard deviation s_j = √(variance + ε) over N samples.
+
+    The variance is over N − 1. The gradient is −h/((N−1)s) over the number of features where s < γ, with the samples
+    minus their mean h, and 0 where s ≥ γ. See `jaxreg.VICRegVariance`.
+
+    >>> x = jnp.array([[0.5, 3.0], [0.5, -3.0]])
+    >>> print(f"{jaxreg.penalties.vicreg_variance(x):.4f}")
+    0.4950
+    """
+    x = as_wide(x)
+    gamma, epsilon = option(gamma, x, name="gamma"), option(epsilon, x, name="epsilon", above=0.0)
+    with _batch(x, axis_name):
+        samples, _, count, features = samples_and_features(x, out_axis, batch_axis)
+        if not x.size:
+            return sum_of(x)
+        deviation = norm(x - sum_of(x / count, samples), samples) / max(count - 1, 1) ** 0.5
+        deviation = jnp.minimum(deviation, float(np.finfo(x.dtype).max))  # the norm may overflow, and is large then
+        least = jnp.sqrt(epsilon)
+        scale = jax.lax.stop_gradient(jnp.maximum(deviation, least))
+        length = scale * jnp.sqrt(jnp.square(deviation / scale) + jnp.square(least / scale))
+        missing = jnp.where(length >= gamma, jnp.zeros_like(length), gamma - length)
+        return _sum_over_all(missing, x) / features
+
+
+def _batch(x: jax.Array, axis_name: AxisName) -> contextlib.AbstractContextManager[None]:
+    """Lets the statistics of `x` be those of the whole batch, where mesh axes divide it."""
+    return divided_as(x, known_split(x) if axis_name is None else split_from(over_batch_by(axis_name), x))
+
+
+def _sum_over_all(statistics: jax.Array, x: jax.Array) -> jax.Array:
+    """Returns the sum of statistics of `x`, of which devices may have parts."""
+    return sum_of(sum_of(statistics, everything(x)))
