@@ -570,7 +570,7 @@ CASES = (
         None,
         jaxreg.KLSparsity,
         reference=ref.kl_sparsity,
-        options={"rho": (0.05, 0.3), "epsilon": (1e-3, 0.2)},
+        options={"rho": (0.05, 0.3), "epsilon": (0.01, 0.4)},
         above={"rho": 0.0, "epsilon": 0.0},
         layouts=all_matrices((1, 4)),
         of_sizes=False,

@@ -169,20 +169,20 @@ def z_loss(points, rows, columns, batch=()):
     return np.sum(np.sum(logs**2, axis=2) / max(seen.shape[2], 1), axis=1)
 
 
-def kl_sparsity(points, rows, columns, batch=(), rho=0.05, epsilon=1e-3):
-    """By the integral of its slope, which is constant outside of [epsilon, 1 - epsilon]."""
+def kl_sparsity(points, rows, columns, batch=(), rho=0.05, epsilon=0.01):
+    """The divergence between two bounds, and its tangents beyond them."""
     if not points.size:
         return np.zeros(len(points))
     means = np.mean(matrices(points, rows, columns, batch), axis=2)
+    lower, upper = epsilon * rho, 1 - epsilon * (1 - rho)
 
     def divergence(mean):
-        rest = (1 - rho) * np.log((1 - rho) / (1 - mean)) if rho < 1 else 0.0
-        return rho * np.log(rho / mean) + rest
+        return rho * np.log(rho / mean) + (1 - rho) * np.log((1 - rho) / (1 - mean))
 
-    low = divergence(epsilon) + (epsilon - means) * (rho / epsilon - (1 - rho) / (1 - epsilon))
-    high = divergence(1 - epsilon) + (means - 1 + epsilon) * ((1 - rho) / epsilon - rho / (1 - epsilon))
-    middle = divergence(np.clip(means, epsilon, 1 - epsilon))
-    values = np.where(means < epsilon, low, np.where(means > 1 - epsilon, high, middle))
+    low = divergence(lower) + (lower - means) * (rho / lower - (1 - rho) / (1 - lower))
+    high = divergence(upper) + (means - upper) * ((1 - rho) / (1 - upper) - rho / upper)
+    middle = divergence(np.clip(means, lower, upper))
+    values = np.where(means < lower, low, np.where(means > upper, high, middle))
     return np.sum(values, axis=(1, 2))
 
 

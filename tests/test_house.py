@@ -29,7 +29,7 @@ FLOORS = (
     ("_names", "_checks", "_shards", "_alike", "_numerics", "_pytree", "_matrix", "_paths", "_tables"),
     ("_plans", "_spread", "_gram", "_angles", "_products", "_convolution", "_singular", "_selection"),
     ("penalties._elementwise", "penalties._groups", "penalties._norms"),
-    ("penalties._activities", "penalties._orthogonality", "penalties"),
+    ("penalties._activities", "penalties._orthogonality", "penalties._pairs", "penalties"),
     ("prox._elementwise", "prox._groups", "prox._norms", "prox._orthogonality", "prox"),
     ("_projections",),
     ("_config", "_term", "_evaluate", "_base", "_constraint", "_fields", "_regularizers._shipped"),

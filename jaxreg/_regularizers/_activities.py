@@ -77,11 +77,11 @@ class KLSparsity(_OfActivities):
     KL(ρ ‖ m) = ρ log(ρ/m) + (1−ρ) log((1−ρ)/(1−m)) is least where a feature is active in the share ρ of samples. Use
     it for the outputs of a sigmoid, which lie between 0 and 1, as in a sparse autoencoder. For other outputs take `L1`.
 
-    Outside of [ε, 1 − ε] the divergence goes on along its tangent. So a feature that is never active has a finite pull
-    of −ρ/ε + (1−ρ)/(1−ε), where the divergence itself has none. It is convex.
+    Outside of [ερ, 1 − ε(1−ρ)] the divergence goes on along its tangent, whose slope is about 1/ε. So a feature that is
+    never active, or always, has a finite pull, where the divergence itself is infinite. It is convex.
 
     Samples, features, axes, dtypes and meshes are as in `ZLoss`. The gradient is factor · (−ρ/m + (1−ρ)/(1−m))/N for N
-    samples, with m brought into [ε, 1 − ε]. The penalty of an empty array is 0. There is no prox.
+    samples, with m brought into that interval. The penalty of an empty array is 0. There is no prox.
 
     Args:
       factor: the strength, a number >= 0 or an array.
@@ -100,7 +100,7 @@ class KLSparsity(_OfActivities):
     """
 
     rho: Any = number(0.05, above=0.0, most=1.0)
-    epsilon: Any = number(1e-3, above=0.0, most=0.5)
+    epsilon: Any = number(0.01, above=0.0, most=1.0)
 
     _penalty = penalties.kl_sparsity
 

@@ -16,5 +16,6 @@ from jaxreg.penalties._elementwise import *
 from jaxreg.penalties._groups import *
 from jaxreg.penalties._norms import *
 from jaxreg.penalties._orthogonality import *
+from jaxreg.penalties._pairs import *
 
 _list_names(__name__)

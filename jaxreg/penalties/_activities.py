@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxreg._alike import divided_alike
 from jaxreg._checks import option
 from jaxreg._matrix import Axes, View, samples_and_features
 from jaxreg._names import public
-from jaxreg._numerics import as_wide, everything, norm, peak, sum_of
+from jaxreg._numerics import Over, as_wide, everything, norm, peak, sum_of
 from jaxreg._plans import Precision, check_precision
 from jaxreg._products import OffDiagonal, OffDiagonalOfComponents
 from jaxreg._shards import AxisName, divided_as, known_split, over_batch_by, split_from
@@ -26,7 +27,7 @@ def z_loss(x: ArrayLike, *, out_axis: Axes = -1, batch_axis: Axes = (), axis_nam
     >>> print(f"{jaxreg.penalties.z_loss(jnp.zeros((3, 4))):.4f}")
     1.9218
     """
-    x = as_wide(x)
+    x = _outputs(x)
     with _batch(x, axis_name):
         samples, features, count, _ = samples_and_features(x, out_axis, batch_axis)
         if not x.size:
@@ -42,40 +43,40 @@ def kl_sparsity(
     x: ArrayLike,
     *,
     rho: ArrayLike = 0.05,
-    epsilon: ArrayLike = 1e-3,
+    epsilon: ArrayLike = 0.01,
     out_axis: Axes = -1,
     batch_axis: Axes = (),
     axis_name: AxisName = None,
 ) -> jax.Array:
     """Returns Σ_j KL(ρ ‖ m_j), with the mean m_j of each feature over samples: ρ log(ρ/m) + (1−ρ) log((1−ρ)/(1−m)).
 
-    Outside of [ε, 1 − ε] it goes on along its tangent. The gradient is (−ρ/m + (1−ρ)/(1−m)) over the number of samples,
-    with m brought into [ε, 1 − ε]. See `jaxreg.KLSparsity`.
+    Outside of [ερ, 1 − ε(1−ρ)] it goes on along its tangent. The gradient is (−ρ/m + (1−ρ)/(1−m)) over the number of
+    samples, with m brought into that interval. See `jaxreg.KLSparsity`.
 
     >>> print(f"{jaxreg.penalties.kl_sparsity(jnp.full((4, 2), 0.5)):.4f}")
     0.9893
     """
-    x = as_wide(x)
-    rho, epsilon = option(rho, x, name="rho", above=0.0, most=1.0), option(epsilon, x, name="epsilon", above=0.0, most=0.5)
+    x = _outputs(x)
+    rho = option(rho, x, name="rho", above=0.0, most=1.0)
+    epsilon = option(epsilon, x, name="epsilon", above=0.0, most=1.0)
     with _batch(x, axis_name):
         samples, _, count, _ = samples_and_features(x, out_axis, batch_axis)
         if not x.size:
             return sum_of(x)
         mean = sum_of(x / count, samples)
         # The share that is not active is computed for itself, since 1 − m has few digits left where m is near 1.
-        active, rest = (jnp.clip(share, epsilon, 1 - epsilon) for share in (mean, 1 - mean))
-        value = _relative_entropy(rho, active) + _relative_entropy(1 - rho, rest)
-        below, above = jnp.minimum(mean - epsilon, 0), jnp.maximum(mean - (1 - epsilon), 0)
-        value += below * ((1 - rho) / (1 - epsilon) - rho / epsilon)
-        value += above * ((1 - rho) / epsilon - rho / (1 - epsilon))
+        least, rest = epsilon * rho, epsilon * (1 - rho)
+        value = _relative_entropy(rho, jnp.clip(mean, least, 1 - rest))
+        value += _relative_entropy(1 - rho, jnp.clip(1 - mean, rest, 1 - least))
+        value += jnp.minimum(mean - least, 0) * ((1 - rho) / (1 - least) - 1 / epsilon)
+        value += jnp.maximum(mean - (1 - rest), 0) * (1 / epsilon - rho / (1 - rest))
         return _sum_over_all(value, x)
 
 
 def _relative_entropy(part: jax.Array, other: jax.Array) -> jax.Array:
     """Returns part · log(part/other), without the rounding of the quotient where both are alike, and 0 for no part."""
-    is_nothing = part == 0
-    ratio = jnp.where(is_nothing, jnp.zeros_like(other), (part - other) / other)
-    return part * jnp.log1p(ratio)
+    other = jnp.where(part == 0, jnp.ones_like(other), other)
+    return part * jnp.log1p((part - other) / jnp.where(part == 0, 2 * other, other))
 
 
 @public
@@ -96,7 +97,7 @@ def decov(
     1.0
     """
     check_precision(precision)
-    x = as_wide(x)
+    x = _outputs(x)
     with _batch(x, axis_name):
         count = samples_and_features(x, out_axis, batch_axis)[2]
         return _squared_covariances(x, count, out_axis, batch_axis, precision) / 2
@@ -121,7 +122,7 @@ def vicreg_covariance(
     4.0
     """
     check_precision(precision)
-    x = as_wide(x)
+    x = _outputs(x)
     with _batch(x, axis_name):
         _, _, count, features = samples_and_features(x, out_axis, batch_axis)
         return _squared_covariances(x, count - 1, out_axis, batch_axis, precision) / max(features, 1)
@@ -163,19 +164,36 @@ def vicreg_variance(
     >>> print(f"{jaxreg.penalties.vicreg_variance(x):.4f}")
     0.4950
     """
-    x = as_wide(x)
+    x = _outputs(x)
     gamma, epsilon = option(gamma, x, name="gamma"), option(epsilon, x, name="epsilon", above=0.0)
     with _batch(x, axis_name):
         samples, _, count, features = samples_and_features(x, out_axis, batch_axis)
         if not x.size:
             return sum_of(x)
-        deviation = norm(x - sum_of(x / count, samples), samples) / max(count - 1, 1) ** 0.5
-        deviation = jnp.minimum(deviation, float(np.finfo(x.dtype).max))  # the norm may overflow, and is large then
-        least = jnp.sqrt(epsilon)
-        scale = jax.lax.stop_gradient(jnp.maximum(deviation, least))
-        length = scale * jnp.sqrt(jnp.square(deviation / scale) + jnp.square(least / scale))
+        _, length = centred_and_deviations(x, samples, count, max(count - 1, 1), epsilon)
         missing = jnp.where(length >= gamma, jnp.zeros_like(length), gamma - length)
         return _sum_over_all(missing, x) / features
+
+
+def centred_and_deviations(
+    x: jax.Array, samples: Over, count: int, divisor: int, epsilon: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Returns samples minus their mean, and √(Σ of their squares / divisor + ε), without a square that overflows."""
+    centred = x - sum_of(x / count, samples)
+    deviation = norm(centred, samples) / divisor**0.5
+    deviation = jnp.minimum(deviation, float(np.finfo(x.dtype).max))  # the norm may overflow, and is large then
+    least = jnp.sqrt(epsilon)
+    scale = jax.lax.stop_gradient(jnp.maximum(deviation, least))
+    return centred, scale * jnp.sqrt(jnp.square(deviation / scale) + jnp.square(least / scale))
+
+
+def _outputs(x: ArrayLike) -> jax.Array:
+    """Returns layer outputs in their accumulation dtype. Their gradient is divided as they are.
+
+    It is made of statistics, which do not show the compiler how that is.
+    """
+    x = as_wide(x)
+    return divided_alike(x, x)
 
 
 def _batch(x: jax.Array, axis_name: AxisName) -> contextlib.AbstractContextManager[None]:
