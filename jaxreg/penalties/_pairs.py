@@ -10,7 +10,7 @@ from jaxreg._matrix import Axes, positive_axes
 from jaxreg._names import public
 from jaxreg._numerics import Over, accumulation_dtype, as_wide, magnitude, norm, scale_near_one, sum_of
 from jaxreg._plans import Precision, check_precision, of_one_kind
-from jaxreg._shards import AxisName, Names, all_parts, gathered, over_batch_by, size_of, split_from, split_of, total
+from jaxreg._shards import AxisName, Names, all_parts, gathered, over_batch_by, size_of, split_from, total, varying
 from jaxreg.penalties._activities import centred_and_deviations
 
 
@@ -44,6 +44,7 @@ def product_l2(a: ArrayLike, b: ArrayLike, *, precision: Precision = None) -> ja
     a, b = _of_two(a, b, names=("a", "b"))
     if a.ndim < 2 or a.ndim != b.ndim or a.shape[-1] != b.shape[-2] or a.shape[:-2] != b.shape[:-2]:
         raise ValueError(f"`a` and `b` must have shapes (..., m, r) and (..., r, n), got {describe(a)} and {describe(b)}")
+    a, b = _gathered(a, "a"), _gathered(b, "b")
     if not a.size or not b.size:
         return sum_of(a) + sum_of(b)
     a_scale, b_scale = (scale_near_one(array, tuple(range(array.ndim))).reshape(()) for array in (a, b))
@@ -92,6 +93,8 @@ def norm_weighted_l1(x: ArrayLike, decoder: ArrayLike, *, group_axis: Axes = 0) 
             f"`decoder` must have as many vectors along `group_axis` {group_axis} as the last axis of `x` has features, "
             f"got {describe(decoder)} for {describe(x)}"
         )
+    _check_whole(x, "x")
+    _check_whole(decoder, "decoder")
     if not x.size:
         return sum_of(x)
     count = x.size // x.shape[-1]
@@ -146,9 +149,8 @@ def barlow(
     if not x.size:
         return sum_of(x) + sum_of(y)
     if axis_name is None:
-        split_of(x), split_of(y)  # parts of a batch are an error
         names: Names = ()
-        x, y = gathered(x), gathered(y)
+        x, y = _gathered(x, "x"), _gathered(y, "y")
     else:
         spec = over_batch_by(axis_name)
         names = split_from(spec, x).names
@@ -173,6 +175,19 @@ def barlow(
         x, y = all_parts(x, 0, names), all_parts(y, 0, names)
         redundant = sum_of(product(x, x.T) * product(y, y.T)) - sum_of(jnp.square(diagonal))
     return sum_of(jnp.square(1 - diagonal)) + lam * redundant
+
+
+def _check_whole(x: jax.Array, name: str) -> None:
+    if axes := varying(x):
+        raise ValueError(
+            f"`{name}` must be a whole array, got a shard {describe(x)} that varies over the mesh axes {sorted(axes)} in "
+            "a `jax.shard_map`; gather it by `jax.lax.all_gather(..., to='invarying')`"
+        )
+
+
+def _gathered(x: jax.Array, name: str) -> jax.Array:
+    _check_whole(x, name)
+    return gathered(x)
 
 
 def _of_two(x: ArrayLike, y: ArrayLike, *, names: tuple[str, str]) -> tuple[jax.Array, jax.Array]:
