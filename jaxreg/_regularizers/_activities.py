@@ -140,8 +140,8 @@ class DeCov(_OfCovariances):
 class VICRegCovariance(_OfCovariances):
     """The covariance term of VICReg, factor · (1/d) Σ_{i≠j} C_ij² with C = HᵀH/(N − 1), for d features.
 
-    It is `DeCov` in another unit, for embeddings of self-supervised learning. Beside it `VICRegVariance` keeps the
-    features from shrinking. The paper weights it by 1, the variance by 25, and the distance of two views by 25.
+    It is `DeCov` in another unit. Use it for embeddings of self-supervised learning. Beside it `VICRegVariance` keeps
+    the features from shrinking. The paper weights it by 1, the variance by 25, and the distance of two views by 25.
 
     Everything else is as in `DeCov`. The gradient is factor · 4/(d(N−1)) H(C without its diagonal).
 

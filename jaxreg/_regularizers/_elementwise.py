@@ -173,8 +173,8 @@ class L0(Shipped):
 class LHalf(Shipped):
     """The sum of square roots, factor · Σ|x|^½.
 
-    It lies between `L0` and `L1`: sparser than L1 at the same error, and with less shrinkage of large weights. It is
-    not convex, so the result depends on the start.
+    Use it for sparser weights than L1 gives at the same error, with less shrinkage of large ones. It lies between `L0`
+    and `L1`. It is not convex, so the result depends on the start.
 
     Shapes and dtypes are those of `L1`. The gradient ½ factor · sign(x)/√|x| grows without bound towards 0, and is 0 at
     0 itself, so prefer the prox to the gradient. The prox with step η sets weights up to 1.5 (η · factor)^⅔ to zero.
@@ -264,7 +264,7 @@ class MCP(Shipped):
 class SCAD(Shipped):
     """Smoothly clipped absolute deviation, factor · the sum of λ|x| up to λ, a parabola up to aλ, λ²(a + 1)/2 beyond.
 
-    It has the uses of `MCP`, with a full push up to λ. It is not convex, so the result depends on the start.
+    Use it as `MCP`, where weights up to λ are to be pushed in full. It is not convex, so the result depends on the start.
 
     Shapes and dtypes are those of `L1`. The gradient is factor · sign(x) times λ up to λ, (aλ − |x|)/(a − 1) up to aλ
     and 0 beyond. It is 0 at 0. The prox is not for Adam's metric, for the reason given in `MCP`.
@@ -324,7 +324,8 @@ class LogSum(Shipped):
 class Anchor(Shipped):
     """Half the squared distance from reference weights, ½ · factor · Σ F(x − w₀)².
 
-    It pulls weights to where they were. The references w₀ are kept as memory: by default the values at `init`, which
+    It pulls weights to where they were. Use it to fine-tune, or to learn a task without forgetting another one. The
+    references w₀ are kept as memory: by default the values at `init`, which
     is L2-Init, for networks that must stay able to learn. With `memory=rules.init(pretrained)` it is L2-SP, for
     fine-tuning. With `memory=rules.init(pretrained, importance=fisher)` it is elastic weight consolidation (EWC), for
     learning a task without forgetting another one: `jaxreg.diagnostics.fisher_diagonal` measures F. Without importance

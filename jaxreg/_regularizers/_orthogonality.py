@@ -244,7 +244,8 @@ class OffDiagonal(_OfAngles):
 
     It makes vectors orthogonal and does not hold their lengths, as BigGAN has it. It shrinks them, though, since
     shorter vectors have smaller products. Where weights are above 1e6, products below 1e-19 of the largest possible one
-    count as 0. Use `OrthogonalRegularizer` or `FramePotential` for the angles alone.
+    count as 0. Use it for orthogonal units whose lengths are free. For the angles alone, take `OrthogonalRegularizer` or
+    `FramePotential`.
 
     The matrix view, the modes, shapes and dtypes are those of `OrthogonalRegularizer`. It is a sum over pairs, and not
     a mean, so its strength depends on their number. The gradient with respect to x_i is 4 · factor · Σ_{j≠i} ⟨x_i, x_j⟩
@@ -274,7 +275,7 @@ class OffDiagonal(_OfAngles):
 class SoftOrthogonal(Shipped):
     """The distance from orthonormal vectors, factor · ‖XᵀX − I‖², or factor · ‖XXᵀ − I‖² where the rows are fewer.
 
-    It draws all singular values to 1, so that the layer keeps the lengths of its inputs, or of its gradients. The
+    It draws all singular values to 1. Use it for a layer that keeps the lengths of its inputs, or of its gradients. The
     smaller of the two products is taken: on the larger side ‖·‖² is greater by the difference of the sizes, and the
     gradient is the same. So the double form, which adds both, is twice this one and a constant. Without `squared` it is
     the norm, whose pull does not vanish near the minimum.
