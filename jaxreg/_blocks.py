@@ -1,0 +1,74 @@
+"""Blocks of a few vectors, which matrices are multiplied by again and again, where matrices may be divided over a mesh.
+
+A block is an array (matrices, components, vectors). Where components are divided, a device has its part of each vector.
+Only products with a block are added up over devices, so no matrix is moved.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxreg._matrix import Layout
+from jaxreg._numerics import Over, near_one
+from jaxreg._shards import Names, total, varying_over
+from jaxreg._spread import own_places
+
+def brought(x: jax.Array, layout: Layout) -> tuple[jax.Array, jax.Array]:
+    """Returns matrices as an array (matrices, rows, components), of magnitudes below 2, and the factors taken out.
+
+    The factors are powers of two, so that nothing is rounded.
+    """
+    _, rows, columns = layout.kinds
+    x = x.transpose(_order(layout))
+    _, factor, _ = near_one(x, Over((1, 2), rows.over + columns.over))
+    factor = jnp.ldexp(jnp.ones_like(factor), jnp.frexp(factor)[1] - 1)
+    return x * (1 / factor), factor
+
+
+def sent_back(x: jax.Array, layout: Layout) -> jax.Array:
+    """Returns an array as `brought` returns it in the order that it came in."""
+    return x.transpose(np.argsort(_order(layout)).tolist())
+
+
+def _order(layout: Layout) -> tuple[int, int, int]:
+    return layout.batch, layout.vectors, layout.components
+
+
+def product(a: jax.Array, b: jax.Array, over: Names = (), *, contracted: int = 2) -> jax.Array:
+    """Returns ab, or aᵀb where the axis 1 is contracted, added up over the devices that divide what is contracted."""
+    dims = (((contracted,), (1,)), ((0,), (0,)))
+    return total(lax.dot_general(a, b, dims, precision=lax.Precision.HIGHEST), over)
+
+
+def outer(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Returns abᵀ."""
+    return lax.dot_general(a, b, (((2,), (2,)), ((0,), (0,))), precision=lax.Precision.HIGHEST)
+
+
+def squares(v: jax.Array, over: Names) -> tuple[jax.Array, jax.Array]:
+    """Returns the squares of the singular values of a block, in ascending order, and its right singular vectors."""
+    s, q = jnp.linalg.eigh(product(v, v, over, contracted=1))
+    return s[:, None, :], q
+
+
+def orthonormal(v: jax.Array, over: Names, instead: jax.Array | None = None) -> jax.Array:
+    """Returns a block with orthonormal vectors that span the same.
+
+    Where vectors depend on each other, some become zeros. Given a block `instead`, vectors of that take their places.
+    """
+    eps = float(np.finfo(v.dtype).eps)
+    for is_first in (True, False):  # once loses half of the digits
+        s, q = squares(v, over)
+        is_there = s > eps * s[:, :, -1:]
+        v = product(v, jnp.where(is_there, q / jnp.sqrt(jnp.where(is_there, s, jnp.ones_like(s))), jnp.zeros_like(q)))
+        if is_first and instead is not None:
+            v = jnp.where(is_there, v, instead)
+    return v
+
+
+def started(x: jax.Array, layout: Layout, count: int) -> jax.Array:
+    """Returns the block that iterations start from, for matrices as `brought` returns them: the same random vectors."""
+    batch, _, columns = layout.kinds
+    start = jax.random.normal(jax.random.key(0), (layout.sizes[2], count), x.dtype)[own_places(columns)]
+    return varying_over(jnp.broadcast_to(start, (x.shape[0], *start.shape)), columns.over + batch.over)

@@ -1,0 +1,78 @@
+"""Regularizers of extreme singular values, which may keep a block of vectors for each matrix from step to step."""
+
+from typing import Any, ClassVar
+
+import jax
+from jax import lax
+
+from jaxreg._checks import describe
+from jaxreg._fields import axes, static
+from jaxreg._matrix import Axes, longer_side, sizes_of_matrices
+from jaxreg._numerics import as_wide
+from jaxreg._regularizers._shipped import Shipped
+from jaxreg._ritz import VECTORS, FirstBlock, FromBlock, Measure, NextBlock
+from jaxreg._spread import ByJob, penalty_of_matrices
+
+
+class _OfBlocks(Shipped):
+    """The memory of a measure, a block of vectors for each matrix, and the penalty by that memory."""
+
+    kept: bool = static(False)
+    out_axis: Axes = axes(-1)
+    batch_axis: Axes = axes(())
+
+    _measure: ClassVar[Measure]
+
+    @property
+    def has_memory(self) -> bool:
+        return self.kept
+
+    @property
+    def renews_memory(self) -> bool:
+        return self.kept
+
+    def _options(self) -> dict[str, Any]:
+        return {name: value for name, value in super()._options().items() if name != "kept"}
+
+    def _first_steps(self) -> int:
+        """Returns how often the block that `init` makes is multiplied."""
+        return 10
+
+    def init(self, x: jax.Array) -> Any:
+        if not self.kept:
+            return super().init(x)
+        return self._of_matrices(FirstBlock(self._measure, self._first_steps()), lax.stop_gradient(x))
+
+    def updated(self, x: jax.Array, memory: Any) -> Any:
+        if not self.kept:
+            return super().updated(x, memory)
+        return self._of_matrices(NextBlock(self._measure), lax.stop_gradient(x), self._block(x, memory))
+
+    def __call__(self, x: jax.Array, *, memory: Any = None) -> jax.Array:
+        if self.kept:
+            return self._scaled(self._of_matrices(ByJob(FromBlock(self._measure)), x, self._block(x, memory)))
+        if memory is not None:
+            raise ValueError(f"`memory` must be None without `kept=True`, got {describe(memory)}")
+        return super().__call__(x)
+
+    def _of_matrices(self, function: Any, x: jax.Array, *block: jax.Array) -> jax.Array:
+        x = as_wide(x)
+        return penalty_of_matrices(function, x, longer_side(x, self.out_axis, self.batch_axis), *block)
+
+    def _block(self, x: jax.Array, memory: Any) -> jax.Array:
+        """Returns a memory, which must be a block of vectors for this parameter."""
+        count, rows, columns = sizes_of_matrices(x, self.out_axis, self.batch_axis)
+        shape = count, min(rows, columns), min(rows, columns, VECTORS)
+        if getattr(memory, "shape", None) != shape:
+            raise ValueError(
+                f"`memory` must be the block of vectors from `init`, of shape {shape} for {describe(x)}, got "
+                f"{describe(memory)}"
+            )
+        return as_wide(memory)
+
+    @property
+    def has_prox(self) -> bool:
+        return super().has_prox and not self.kept
+
+    def prox(self, x: jax.Array, step: Any) -> jax.Array:
+        return super(Shipped, self).prox(x, step) if self.kept else super().prox(x, step)
