@@ -14,6 +14,7 @@ from jaxreg._numerics import Over, near_one
 from jaxreg._shards import Names, total, varying_over
 from jaxreg._spread import own_places
 
+
 def brought(x: jax.Array, layout: Layout) -> tuple[jax.Array, jax.Array]:
     """Returns matrices as an array (matrices, rows, components), of magnitudes below 2, and the factors taken out.
 
@@ -46,9 +47,17 @@ def outer(a: jax.Array, b: jax.Array) -> jax.Array:
     return lax.dot_general(a, b, (((2,), (2,)), ((0,), (0,))), precision=lax.Precision.HIGHEST)
 
 
+def eigh(gram: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the eigenvalues of symmetric matrices, in ascending order, and the eigenvectors, NaN for a NaN."""
+    # LAPACK may never return for a matrix that holds an infinity.
+    finite = jnp.all(jnp.isfinite(gram), axis=(-2, -1), keepdims=True)
+    s, q = jnp.linalg.eigh(jnp.where(finite, gram, jnp.full_like(gram, jnp.nan)))
+    return s, q
+
+
 def squares(v: jax.Array, over: Names) -> tuple[jax.Array, jax.Array]:
     """Returns the squares of the singular values of a block, in ascending order, and its right singular vectors."""
-    s, q = jnp.linalg.eigh(product(v, v, over, contracted=1))
+    s, q = eigh(product(v, v, over, contracted=1))
     return s[:, None, :], q
 
 
@@ -57,10 +66,10 @@ def orthonormal(v: jax.Array, over: Names, instead: jax.Array | None = None) -> 
 
     Where vectors depend on each other, some become zeros. Given a block `instead`, vectors of that take their places.
     """
-    eps = float(np.finfo(v.dtype).eps)
+    rounding = 64 * float(np.finfo(v.dtype).eps)  # of products that should be 0
     for is_first in (True, False):  # once loses half of the digits
         s, q = squares(v, over)
-        is_there = s > eps * s[:, :, -1:]
+        is_there = ~(s <= rounding * s[:, :, -1:])  # a NaN shows
         v = product(v, jnp.where(is_there, q / jnp.sqrt(jnp.where(is_there, s, jnp.ones_like(s))), jnp.zeros_like(q)))
         if is_first and instead is not None:
             v = jnp.where(is_there, v, instead)

@@ -8,15 +8,14 @@ largest |eigenvalues|. Gradients are those of the estimate with V held, and so a
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxreg._blocks import brought, orthonormal, outer, product, sent_back, squares, started
+from jaxreg._blocks import brought, eigh, orthonormal, outer, product, sent_back, squares, started
 from jaxreg._matrix import Layout, Matrices
 from jaxreg._numerics import Over, largest, nothing, sum_of
 from jaxreg._products import times, times_finite
@@ -25,80 +24,37 @@ from jaxreg._spread import Unit, own_places
 
 VECTORS = 16  # of a block, where the matrices have as many dimensions
 
-_matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 
-
-class Measure(NamedTuple):
-    """What is measured.
-
-    Attributes:
-      choice: the function of squared singular values in ascending order, and of what is 1 beside them, that gives the
-        one to measure.
-      from_identity: whether the distance of its square from 1 is measured, and A is XᵀX − I; else it itself, and XᵀX.
-    """
-
-    choice: Callable[[jax.Array, jax.Array], jax.Array]
-    from_identity: bool
-
-    def of(self, square: jax.Array, factor: jax.Array, unit: jax.Array) -> tuple[jax.Array, jax.Array, int]:
-        """Returns the value, and what XVPVᵀ is multiplied by in the gradient: a number, and a power of the factor."""
-        if self.from_identity:
-            return jnp.abs(times(square, factor, 2) - 1), 2 * jnp.sign(square - unit), 1
-        is_zero = square == 0
-        size = jnp.sqrt(jnp.where(is_zero, jnp.ones_like(square), square))
-        zero = jnp.zeros_like(size)
-        return jnp.where(is_zero, zero, factor * size), jnp.where(is_zero, zero, 1 / size), 0
-
-
-def _last(s: jax.Array, unit: jax.Array) -> jax.Array:
-    return s[-1:]
-
-
-def _farthest(s: jax.Array, unit: jax.Array) -> jax.Array:
-    return jnp.where(s[-1:] + s[:1] >= 2 * unit, s[-1:], s[:1])
-
-
-LARGEST = Measure(_last, from_identity=False)  # σ₁
-FARTHEST = Measure(_farthest, from_identity=True)  # max |σ² − 1|
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _chosen(measure: Measure, gram: jax.Array, unit: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the eigenvalue that is measured, and the projection on its eigenvectors, in equal parts."""
-    s, q, share = _shares(measure, gram, unit)
-    return sum_of(share * s, 0), _matmul(q * share[None, :], q.T)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _chosen(gram: jax.Array, unit: jax.Array, from_identity: bool) -> tuple[jax.Array, jax.Array]:
+    """Returns the largest eigenvalue, or that which is farthest from a unit, and its eigenvector."""
+    s, q = eigh(gram)
+    if not from_identity:
+        return s[-1], q[:, -1]
+    is_above = s[-1] + s[0] >= 2 * unit
+    return jnp.where(is_above, s[-1], s[0]), jnp.where(is_above, q[:, -1], q[:, 0])
 
 
 @_chosen.defjvp
 def _chosen_jvp(
-    measure: Measure, primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+    from_identity: bool, primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
 ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-    """Eigenvectors turn by the quotients of the change and the gaps. Those that share in equal parts are not told."""
+    """The eigenvector turns to the others by the quotients of the change and the gaps, and not to those that meet."""
     (gram, unit), (change, _) = primals, tangents
-    s, q, share = _shares(measure, gram, unit)
-    inner = _matmul(_matmul(q.T, change), q)
-    jumps, gaps = share[:, None] - share[None, :], s[:, None] - s[None, :]
-    is_equal = jumps == 0
-    turns = jnp.where(is_equal, jnp.zeros_like(gaps), jumps / jnp.where(is_equal, jnp.ones_like(gaps), gaps))
-    changes = sum_of(share * jnp.diagonal(inner), 0), _matmul(_matmul(q, turns * inner), q.T)
-    return _chosen(measure, gram, unit), changes
-
-
-def _shares(measure: Measure, gram: jax.Array, unit: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns eigenvalues, eigenvectors, and equal parts for those that meet the one that is measured, to rounding."""
-    # LAPACK may never return for a matrix that holds an infinity.
-    finite = jnp.all(jnp.isfinite(gram))
-    s, q = jnp.linalg.eigh(jnp.where(finite, gram, jnp.full_like(gram, jnp.nan)))
-    rounding = 16 * float(np.finfo(s.dtype).eps) * largest(s, 0)
-    is_met = (jnp.abs(s - measure.choice(s, unit)) <= rounding).astype(s.dtype)
-    return s, q, is_met / jnp.maximum(sum_of(is_met, 0), 1)
+    s, q = eigh(gram)
+    value, vector = _chosen(gram, unit, from_identity)
+    matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
+    pull, gaps = matmul(q.T, matmul(change, vector)), value - s
+    is_met = jnp.abs(gaps) <= 16 * float(np.finfo(s.dtype).eps) * largest(s, 0)
+    turn = jnp.where(is_met, jnp.zeros_like(s), pull / jnp.where(is_met, jnp.ones_like(s), gaps))
+    return (value, vector), (matmul(vector, matmul(change, vector)), matmul(q, turn))
 
 
 @dataclasses.dataclass(frozen=True)
 class FromBlock:
-    """The job of a measure for a device, by a given block, or by one that is multiplied by A so many times."""
+    """The job of max |σ² − 1|, or of σ₁, for a device: by a given block, or by one that is multiplied so many times."""
 
-    measure: Measure
+    from_identity: bool
     steps: int = 0
 
     unit: ClassVar[Unit] = "parts"
@@ -110,40 +66,54 @@ class FromBlock:
             return sum_of(nothing(x)), nothing(x)
         _, rows, columns = layout.kinds
         x, factor = brought(x, layout)
-        v = _own(block, layout) if block is not None else _begun(self.measure, self.steps, x, factor, layout)
-        u = product(x, lax.stop_gradient(v), columns.over)
-        # Of vectors that are nearly orthogonal, the small ones are seen beside the large ones.
+        v = _begun(x, factor, layout, self.from_identity, self.steps) if block is None else _own(block, layout)
+        v = lax.stop_gradient(v)
+        u = product(x, v, columns.over)
+        # Once the vectors of u are nearly orthogonal, the small ones are seen beside the large ones.
         turn = lax.stop_gradient(squares(u, rows.over)[1])
-        v, u = product(lax.stop_gradient(v), turn), product(u, turn)
-        unit = jnp.square(1 / factor)[:, 0]
-        one = functools.partial(_chosen, self.measure)
-        square, projection = jax.vmap(one)(product(u, u, rows.over, contracted=1), unit)
-        value, slope, power = self.measure.of(square, factor[:, 0], unit)
+        u, v = product(u, turn), product(v, turn)
+        unit = jnp.square(1 / factor)[:, 0, 0]
+        gram = product(u, u, rows.over, contracted=1)
+        square, vector = jax.vmap(lambda gram, unit: _chosen(gram, unit, self.from_identity))(gram, unit)
+        factors = factor[:, 0, 0]
+        if self.from_identity:
+            value = jnp.abs(times(square, factors, 2) - 1)
+            slope = 2 * jnp.sign(square - unit)
+        else:
+            is_zero = square == 0
+            size = jnp.sqrt(jnp.where(is_zero, jnp.ones_like(square), square))
+            value = jnp.where(is_zero, jnp.zeros_like(size), factors * size)
+            slope = 1 / size
         if not graded:
             return sum_of(value), None
-        gradient = slope[:, :, None] * outer(product(u, projection), v)
-        return sum_of(value), sent_back(times_finite(gradient, factor, power), layout)
+        left, right = product(u, vector[:, :, None]), product(v, vector[:, :, None])
+        gradient = times_finite(outer(slope[:, None, None] * left, right), factor, int(self.from_identity))
+        return sum_of(value), sent_back(gradient, layout)
 
 
-def _begun(measure: Measure, steps: int, x: jax.Array, factor: jax.Array, layout: Layout) -> jax.Array:
+def _begun(x: jax.Array, factor: jax.Array, layout: Layout, from_identity: bool, steps: int) -> jax.Array:
     """Returns the block after some steps from the start, or one that spans everything where it has the vectors."""
     batch, _, columns = layout.kinds
     if layout.sizes[2] <= VECTORS:
         whole = jnp.eye(layout.sizes[2], dtype=x.dtype)[own_places(columns)]
         return varying_over(jnp.broadcast_to(whole, (x.shape[0], *whole.shape)), columns.over + batch.over)
-    start = orthonormal(started(x, layout, VECTORS), columns.over)
     x, factor = lax.stop_gradient((x, factor))
-    return lax.fori_loop(0, steps, lambda _, v: _step(measure, x, factor, v, layout), start)
+    start = started(x, layout, VECTORS)
+    return lax.fori_loop(
+        0, steps, lambda _, v: _step(x, factor, v, start, layout, from_identity), orthonormal(start, columns.over)
+    )
 
 
-def _step(measure: Measure, x: jax.Array, factor: jax.Array, v: jax.Array, layout: Layout) -> jax.Array:
+def _step(
+    x: jax.Array, factor: jax.Array, v: jax.Array, start: jax.Array, layout: Layout, from_identity: bool
+) -> jax.Array:
     """Returns AV, made orthonormal. Where A takes vectors to 0, those of the start take their places."""
     _, rows, columns = layout.kinds
     following = product(x, product(x, v, columns.over), rows.over, contracted=1)
-    if measure.from_identity:
+    if from_identity:
         most = jnp.maximum(factor, 1)
         following = jnp.square(factor / most) * following - jnp.square(1 / most) * v
-    return orthonormal(following, columns.over, instead=started(x, layout, VECTORS))
+    return orthonormal(following, columns.over, instead=start)
 
 
 def _own(block: jax.Array, layout: Layout) -> jax.Array:
@@ -164,27 +134,28 @@ def _whole(v: jax.Array, layout: Layout) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class FirstBlock:
-    """The function of matrices, which may be divided, that returns a block for a measure, whole on every device."""
+    """The function of matrices, which may be divided, that returns their first block, whole on every device."""
 
-    measure: Measure
+    from_identity: bool
     steps: int
 
     def __call__(self, matrices: Matrices) -> jax.Array:
         x, layout = matrices
-        return _whole(_begun(self.measure, self.steps, *brought(x, layout), layout), layout)
+        return _whole(_begun(*brought(x, layout), layout, self.from_identity, self.steps), layout)
 
 
 @dataclasses.dataclass(frozen=True)
 class NextBlock:
     """The function of matrices and their block that returns the block of the next step, whole on every device."""
 
-    measure: Measure
+    from_identity: bool
 
     def __call__(self, matrices: Matrices, block: jax.Array) -> jax.Array:
         x, layout = matrices
         if layout.sizes[2] <= VECTORS:
             return block  # it spans everything
+        x, factor = brought(x, layout)
         old = _own(block, layout)
-        new = _step(self.measure, *brought(x, layout), old, layout)
+        new = _step(x, factor, old, started(x, layout, VECTORS), layout, self.from_identity)
         strange = sum_of((~jnp.isfinite(new)).astype(new.dtype), Over((1, 2), layout.kinds[2].over))
         return _whole(jnp.where(strange > 0, old, new), layout)

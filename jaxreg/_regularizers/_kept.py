@@ -10,18 +10,18 @@ from jaxreg._fields import axes, static
 from jaxreg._matrix import Axes, longer_side, sizes_of_matrices
 from jaxreg._numerics import as_wide
 from jaxreg._regularizers._shipped import Shipped
-from jaxreg._ritz import VECTORS, FirstBlock, FromBlock, Measure, NextBlock
+from jaxreg._ritz import VECTORS, FirstBlock, FromBlock, NextBlock
 from jaxreg._spread import ByJob, penalty_of_matrices
 
 
 class _OfBlocks(Shipped):
-    """The memory of a measure, a block of vectors for each matrix, and the penalty by that memory."""
+    """The memory, a block of vectors for each matrix, and the penalty by that memory."""
 
     kept: bool = static(False)
     out_axis: Axes = axes(-1)
     batch_axis: Axes = axes(())
 
-    _measure: ClassVar[Measure]
+    _from_identity: ClassVar[bool]
 
     @property
     def has_memory(self) -> bool:
@@ -41,16 +41,16 @@ class _OfBlocks(Shipped):
     def init(self, x: jax.Array) -> Any:
         if not self.kept:
             return super().init(x)
-        return self._of_matrices(FirstBlock(self._measure, self._first_steps()), lax.stop_gradient(x))
+        return self._of_matrices(FirstBlock(self._from_identity, self._first_steps()), lax.stop_gradient(x))
 
     def updated(self, x: jax.Array, memory: Any) -> Any:
         if not self.kept:
             return super().updated(x, memory)
-        return self._of_matrices(NextBlock(self._measure), lax.stop_gradient(x), self._block(x, memory))
+        return self._of_matrices(NextBlock(self._from_identity), lax.stop_gradient(x), self._block(x, memory))
 
     def __call__(self, x: jax.Array, *, memory: Any = None) -> jax.Array:
         if self.kept:
-            return self._scaled(self._of_matrices(ByJob(FromBlock(self._measure)), x, self._block(x, memory)))
+            return self._scaled(self._of_matrices(ByJob(FromBlock(self._from_identity)), x, self._block(x, memory)))
         if memory is not None:
             raise ValueError(f"`memory` must be None without `kept=True`, got {describe(memory)}")
         return super().__call__(x)

@@ -8,7 +8,6 @@ from jaxreg._matrix import Axes
 from jaxreg._names import public
 from jaxreg._regularizers._kept import _OfBlocks
 from jaxreg._regularizers._shipped import Shipped
-from jaxreg._ritz import LARGEST
 
 
 @public
@@ -102,9 +101,10 @@ class Spectral(_OfBlocks):
     moved. Where more than eight of them meet at the largest, or it does not converge, and for the prox, matrices are
     gathered as in `Nuclear`.
 
-    With `kept=True` it has memory: a block of sixteen vectors for each matrix, which XᵀX multiplies once a step. The value
-    is the largest singular value that the block shows, at most σ₁, and exact where the smaller side is at most sixteen.
-    The gradient is that of this value with the block held. There is no prox then. The memory is that of `SRIP`.
+    With `kept=True` it has memory: a block of sixteen vectors for each matrix, which XᵀX multiplies once a step. The
+    value is the largest singular value that the block shows, at most σ₁, and exact where the smaller side is at most
+    sixteen. The gradient is u₁v₁ᵀ for that one, or for one of those that meet. There is no prox then. The memory lies
+    and is renewed as that of `SRIP`.
 
     Args:
       factor: the strength, a number >= 0 or an array.
@@ -127,7 +127,7 @@ class Spectral(_OfBlocks):
 
     factor: Any = strength(0.01)
 
-    _penalty, _prox, _measure = penalties.spectral, prox.spectral, LARGEST
+    _penalty, _prox, _from_identity = penalties.spectral, prox.spectral, False
 
 
 @public

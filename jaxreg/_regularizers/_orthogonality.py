@@ -14,7 +14,6 @@ from jaxreg._names import public
 from jaxreg._plans import Precision, check_precision
 from jaxreg._regularizers._kept import _OfBlocks
 from jaxreg._regularizers._shipped import Shipped
-from jaxreg._ritz import FARTHEST
 
 
 class _OfAngles(Shipped):
@@ -392,7 +391,7 @@ class SRIP(_OfBlocks):
     factor: Any = strength(0.01)
     steps: int = static(10)
 
-    _penalty, _measure = penalties.srip, FARTHEST
+    _penalty, _from_identity = penalties.srip, True
 
     def __post_init__(self) -> None:
         super().__post_init__()

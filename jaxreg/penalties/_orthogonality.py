@@ -12,7 +12,7 @@ from jaxreg._names import public
 from jaxreg._numerics import as_floats, as_wide
 from jaxreg._plans import Precision, check_precision
 from jaxreg._products import FromIdentity, OffDiagonal
-from jaxreg._ritz import FARTHEST, FromBlock
+from jaxreg._ritz import FromBlock
 from jaxreg._spread import ByJob, penalty_of_matrices, penalty_of_whole
 
 
@@ -173,7 +173,7 @@ def srip(x: ArrayLike, *, steps: int = 10, out_axis: Axes = -1, batch_axis: Axes
     """
     steps = checked_count(steps, name="steps", least=1)
     x = as_wide(x)
-    return penalty_of_matrices(ByJob(FromBlock(FARTHEST, steps)), x, longer_side(x, out_axis, batch_axis))
+    return penalty_of_matrices(ByJob(FromBlock(True, steps)), x, longer_side(x, out_axis, batch_axis))
 
 
 @public
