@@ -27,18 +27,8 @@ PACKAGE = ROOT / "jaxreg"
 # after its modules.
 FLOORS = (
     ("_names", "_checks", "_shards", "_alike", "_numerics", "_values", "_pytree", "_matrix", "_paths", "_tables"),
-    (
-        "_plans",
-        "_spread",
-        "_gram",
-        "_angles",
-        "_products",
-        "_convolution",
-        "_blocks",
-        "_singular",
-        "_ritz",
-        "_selection",
-    ),
+    ("_plans", "_spread", "_gram", "_angles", "_products", "_convolution"),
+    ("_blocks", "_singular", "_ritz", "_selection"),
     ("penalties._elementwise", "penalties._groups", "penalties._norms"),
     ("penalties._orthogonality", "penalties"),
     ("prox._elementwise", "prox._groups", "prox._norms", "prox._orthogonality", "prox"),
@@ -50,14 +40,8 @@ FLOORS = (
     ("constraints._sparsity", "constraints", "_serialization", "_matching", "_short"),
     ("_explain", "_met", "_memory", "_rules"),
     ("_keras", "_updates", "_transforms", "_probe", "_metric", "_proximal", "_optimizers", "_activity"),
-    (
-        "diagnostics._cosines",
-        "diagnostics._fisher",
-        "diagnostics._history",
-        "diagnostics._sparsity",
-        "diagnostics._spectra",
-        "diagnostics",
-    ),
+    ("diagnostics._cosines", "diagnostics._fisher", "diagnostics._history", "diagnostics._sparsity"),
+    ("diagnostics._spectra", "diagnostics"),
     ("plots._axes", "plots._cosines", "plots._penalties", "plots._sparsity", "plots._spectra", "plots._trees", "plots"),
     ("__init__",),
 )

@@ -23,8 +23,8 @@ def effective_rank(x: ArrayLike, *, out_axis: Axes = -1, batch_axis: Axes = ()) 
     """Returns the effective rank of a matrix, exp(−Σ p log p) with the shares p_i = σ_i/Σσ of its singular values.
 
     It is k for a matrix with k equal singular values and no others, and 0 for a zero matrix. Small singular values
-    count a little, unlike in the stable rank Σσ²/σ₁², which is `jaxreg.penalties.stable_rank`. It is jittable, and takes
-    a singular value decomposition. A kernel that is divided over a mesh is gathered.
+    count more than in the stable rank Σσ²/σ₁², which is `jaxreg.penalties.stable_rank`. The function is jittable, and
+    takes a singular value decomposition. A kernel that is divided over a mesh is gathered.
 
     Args:
       x: a real floating-point array of rank >= 2.
@@ -70,7 +70,7 @@ class Spectrum(NamedTuple):
       array: its dtype and shape.
       seen: what is seen in it, such as "12 matrices 32×8".
       largest, smallest: σ₁ and the least singular value, of as many as the smaller side has.
-      condition: their quotient, infinite where the least is 0, and NaN for zeros.
+      condition: their quotient, infinite where the least is 0.
       stable_rank: Σσ²/σ₁², and 0 for zeros.
       effective_rank: exp of the entropy of σ/Σσ, and 0 for zeros.
       norm: √Σσ², which is that of the weights.
@@ -122,6 +122,9 @@ def spectrum_table(tree: Any, *, out_axis: Axes = -1, batch_axis: Axes = ()) -> 
 
     >>> params = {"kernel": jnp.diag(jnp.array([3.0, 4.0])), "bias": jnp.ones(2)}
     >>> print(jaxreg.diagnostics.spectrum_table(params))
+    path     array          seen as        σ₁   σ min   condition   stable rank   effective rank   norm
+    ───────────────────────────────────────────────────────────────────────────────────────────────────
+    kernel   float32[2,2]   1 matrix 2×2    4       3       1.333         1.562             1.98      5
     """
     spectra = spectra_of(tree, out_axis, batch_axis)
     leaves = dict(leaves_with_paths(tree))
@@ -139,12 +142,10 @@ def _row(path: str, leaf: Any, seen: str, s: np.ndarray) -> Spectrum:
     shares = s / whole[:, None]
     entropy = -np.sum(shares * np.log(np.where(shares > 0, shares, 1.0)), axis=1)
     squares = np.sum((s / most[:, None]) ** 2, axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        condition = largest / smallest
+    condition = np.where(smallest == 0, np.inf, largest / np.where(smallest == 0, 1.0, smallest))
     effective = np.where(largest == 0, 0.0, np.exp(entropy))
-    return Spectrum(
-        path, describe(leaf), seen, largest, smallest, condition, squares, effective, most * np.sqrt(squares)
-    )
+    norm = most * np.sqrt(squares)
+    return Spectrum(path, describe(leaf), seen, largest, smallest, condition, squares, effective, norm)
 
 
 def _range(numbers: np.ndarray) -> str:
