@@ -36,7 +36,7 @@ class _OfBlocks(Shipped):
 
     def _first_steps(self) -> int:
         """Returns how often the block that `init` makes is multiplied."""
-        return 10
+        return 20
 
     def init(self, x: jax.Array) -> Any:
         if not self.kept:

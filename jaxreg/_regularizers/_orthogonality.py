@@ -340,33 +340,34 @@ class SoftOrthogonal(Shipped):
 class SRIP(_OfBlocks):
     """The spectral restricted isometry property, factor · max |σ² − 1|: the spectral norm of XᵀX − I.
 
-    It draws to 1 the singular value whose square is farthest from 1, so that no direction is stretched or shrunk more
-    than others. `SoftOrthogonal` has the sum over all of them. The smaller of XᵀX and XXᵀ is taken. No product of the
-    two sides is made: a block of sixteen vectors, or as many as the smaller side, is multiplied by X and Xᵀ.
+    It draws to 1 the singular value whose square is farthest from 1, so that no direction is stretched or shrunk much
+    more than others. `SoftOrthogonal` has the sum over all directions. The smaller one of XᵀX and XXᵀ is taken, and
+    neither is made: X and Xᵀ multiply a block of sixteen vectors, or of as many as the smaller side has.
 
-    Without `kept`, each call begins with the same random vectors and multiplies them by XᵀX − I so many times as
-    `steps` says. With `kept=True` it has memory, the block of vectors of each matrix: a call takes the value from the
-    block as it is, and `updated` multiplies it once. The kept block follows the weights at a tenth of the cost. A
-    compiler shares the product with X of both, if they are in one program.
+    With `kept=True` it has memory, the block of each matrix. A call takes the value from the block as it is, and
+    `updated` multiplies it by XᵀX − I once. So the block follows the weights while these are trained. A compiler shares
+    the product with X of both, where they are in one program. Prefer this in training. Without `kept`, each call begins
+    with the same random vectors and multiplies them as often as `steps` says.
 
-    The value is at most the norm, since it is that in the span of the block. It is exact where the smaller side is at
-    most sixteen.
+    For 64 × 128 and 128 × 96 weights and Adam, the norm after training was at most 3 % above that under exact gradients
+    with `kept`, 5 % with 20 steps, 21 % with 10, and four times as large as it with 2. The value is that in the span of
+    the block, so it is never above the norm. It is exact where the smaller side is at most sixteen.
 
     A kernel of any rank >= 2 is seen as a matrix: `out_axis` are its columns, `batch_axis` counts independent matrices,
     whose penalties add up, and all the other axes are its rows. The penalty is a scalar in at least float32, and the
-    gradient has the dtype of the array. The gradient is 2 · factor · sign(σ² − 1) σ · uvᵀ with the singular vectors of
-    that σ, or the mean of these for singular values that meet it to rounding. A zero matrix has the penalty `factor`
-    and the gradient 0. Where squares are as far above 1 as below, that above is taken. Second derivatives hold the
-    block, so they too are exact where it spans everything. There is no prox.
+    gradient has the dtype of the array. The gradient is 2 · factor · sign(σ² − 1) σuvᵀ with the singular vectors of
+    that σ. Where several meet, it is that of one of them. Where squares are as far above 1 as below, one above is
+    taken. A zero matrix has the penalty `factor` and the gradient 0. Second derivatives hold the block, so they are
+    exact where it spans everything. There is no prox.
 
-    The memory has the shape (matrices, smaller side, vectors), in at least float32. The transforms keep it in their
-    state, and renew it, and so do `rules.init` and `rules.updated` in a loop of your own. On a mesh all devices have it
-    whole, also inside `jax.shard_map` with `Rules.with_specs`, and only blocks are added up over devices. Where the
-    next block would not be finite, the old one is kept.
+    The memory is an array (matrices, smaller side, vectors) in at least float32, with orthonormal vectors. The
+    transforms keep it in their state and renew it. In a loop of your own `rules.init` makes it and `rules.updated`
+    renews it. On a mesh all devices have it whole, also inside `jax.shard_map` with `Rules.with_specs`, and of the
+    matrices nothing is moved but products with blocks. Where the next block would not be finite, the old one stays.
 
     Args:
       factor: the strength, a number >= 0 or an array.
-      steps: how often a call multiplies the block by XᵀX − I. With `kept` only `init` does so.
+      steps: how often XᵀX − I multiplies the block in a call, or with `kept` in `init`.
       kept: whether the block is kept from step to step.
       out_axis: the axis or axes that are the columns.
       batch_axis: the axis or axes that count independent matrices.
@@ -389,7 +390,7 @@ class SRIP(_OfBlocks):
     """
 
     factor: Any = strength(0.01)
-    steps: int = static(10)
+    steps: int = static(20)
 
     _penalty, _from_identity = penalties.srip, True
 

@@ -162,11 +162,11 @@ def soft_orthogonal(
 
 
 @public
-def srip(x: ArrayLike, *, steps: int = 10, out_axis: Axes = -1, batch_axis: Axes = ()) -> jax.Array:
+def srip(x: ArrayLike, *, steps: int = 20, out_axis: Axes = -1, batch_axis: Axes = ()) -> jax.Array:
     """Returns the spectral norm max |σ² − 1| of XᵀX − I, or of XXᵀ − I where the rows are fewer: the worst direction.
 
-    It is estimated with a block of sixteen vectors, which is multiplied by XᵀX − I so many times as `steps` says, and
-    exact where the smaller side is at most sixteen. The gradient is ±2(Xq)qᵀ for the direction q. See `jaxreg.SRIP`.
+    It is estimated from a block of sixteen vectors, which XᵀX − I multiplies as many times as `steps` says, and exact
+    where the smaller side is at most sixteen. The gradient is ±2(Xq)qᵀ for the direction q. See `jaxreg.SRIP`.
 
     >>> float(jaxreg.penalties.srip(jnp.array([[2.0, 0.0], [0.0, 1.0]])))
     3.0
