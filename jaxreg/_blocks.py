@@ -36,15 +36,23 @@ def _order(layout: Layout) -> tuple[int, int, int]:
     return layout.batch, layout.vectors, layout.components
 
 
-def product(a: jax.Array, b: jax.Array, over: Names = (), *, contracted: int = 2) -> jax.Array:
-    """Returns ab, or aᵀb where the axis 1 is contracted, added up over the devices that divide what is contracted."""
-    dims = (((contracted,), (1,)), ((0,), (0,)))
-    return total(lax.dot_general(a, b, dims, precision=lax.Precision.HIGHEST), over)
+def product(a: jax.Array, b: jax.Array, over: Names = ()) -> jax.Array:
+    """Returns ab, added up over the devices that divide the columns of `a`."""
+    return total(_dot(a, b, 2, 1), over)
+
+
+def crossed(a: jax.Array, b: jax.Array, over: Names = ()) -> jax.Array:
+    """Returns aᵀb, added up over the devices that divide the rows."""
+    return total(jnp.swapaxes(_dot(b, a, 1, 1), 1, 2), over)  # a block is turned, where XLA would turn the matrices
+
+
+def _dot(a: jax.Array, b: jax.Array, of_a: int, of_b: int) -> jax.Array:
+    return lax.dot_general(a, b, (((of_a,), (of_b,)), ((0,), (0,))), precision=lax.Precision.HIGHEST)
 
 
 def outer(a: jax.Array, b: jax.Array) -> jax.Array:
     """Returns abᵀ."""
-    return lax.dot_general(a, b, (((2,), (2,)), ((0,), (0,))), precision=lax.Precision.HIGHEST)
+    return _dot(a, b, 2, 2)
 
 
 def eigh(gram: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -57,7 +65,7 @@ def eigh(gram: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def squares(v: jax.Array, over: Names) -> tuple[jax.Array, jax.Array]:
     """Returns the squares of the singular values of a block, in ascending order, and its right singular vectors."""
-    s, q = eigh(product(v, v, over, contracted=1))
+    s, q = eigh(crossed(v, v, over))
     return s[:, None, :], q
 
 

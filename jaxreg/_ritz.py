@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxreg._blocks import brought, eigh, orthonormal, outer, product, sent_back, squares, started
+from jaxreg._blocks import brought, crossed, eigh, orthonormal, outer, product, sent_back, squares, started
 from jaxreg._matrix import Layout, Matrices
 from jaxreg._numerics import Over, largest, nothing, sum_of
 from jaxreg._products import times, times_finite
@@ -73,7 +73,7 @@ class FromBlock:
         turn = lax.stop_gradient(squares(u, rows.over)[1])
         u, v = product(u, turn), product(v, turn)
         unit = jnp.square(1 / factor)[:, 0, 0]
-        gram = product(u, u, rows.over, contracted=1)
+        gram = crossed(u, u, rows.over)
         square, vector = jax.vmap(lambda gram, unit: _chosen(gram, unit, self.from_identity))(gram, unit)
         factors = factor[:, 0, 0]
         if self.from_identity:
@@ -109,7 +109,7 @@ def _step(
 ) -> jax.Array:
     """Returns AV, made orthonormal. Where A takes vectors to 0, those of the start take their places."""
     _, rows, columns = layout.kinds
-    following = product(x, product(x, v, columns.over), rows.over, contracted=1)
+    following = crossed(x, product(x, v, columns.over), rows.over)
     if from_identity:
         most = jnp.maximum(factor, 1)
         following = jnp.square(factor / most) * following - jnp.square(1 / most) * v

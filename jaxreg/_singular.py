@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxreg._blocks import brought, orthonormal, outer, product, sent_back, squares, started
+from jaxreg._blocks import brought, crossed, orthonormal, outer, product, sent_back, squares, started
 from jaxreg._matrix import Layout, Matrices
 from jaxreg._numerics import Over, largest, near_one, sum_of, ulps
 from jaxreg._shards import Names, somewhere, total
@@ -320,7 +320,7 @@ def _by_iteration(x: jax.Array, layout: Layout) -> tuple[jax.Array, jax.Array, j
     def step(state: State) -> State:
         v, count, further, _ = state
         v, u, s = seen(v)
-        following = product(x, u, rows.over, contracted=1)
+        following = crossed(x, u, rows.over)
         apart = jnp.sqrt(sum_of(jnp.square(following - v * s)[:, :, -1:], Over((1,), columns.over)))
         goes_on = somewhere(jnp.any(apart > 16 * eps * s[:, :, -1:]))
         is_finite = ~somewhere(jnp.any(~jnp.isfinite(apart)))
