@@ -171,6 +171,26 @@ def test_memory_is_not_differentiated():
         close(with_init, jax.grad(kept)(x, memory=kept.init(x)))
 
 
+@kinds
+def test_in_sums_and_rules_and_under_jit(kind):
+    """A multiple, a sum with other penalties, a schedule and a scan keep the block as it is kept alone."""
+    x = jnp.asarray(with_values(spread(2.0), 70))
+    kept = KEPT[kind]
+    rules = Rules((r"w", 0.5 * kept + jaxreg.L2(0.1)), (r"v", (lambda count: 0.1 * count) * kept))
+    params = {"w": x, "v": x.T}
+    memory = rules.init(params)
+    value = rules.at(3)(params, memory=memory)
+    alone = kept(x, memory=kept.init(x))
+    np.testing.assert_allclose(value, 0.8 * alone + 0.1 * jnp.sum(jnp.square(x)), rtol=1e-5)
+    assert "kept=True" in str(rules.explain(params))
+
+    def step(memory, _):
+        return rules.updated(params, memory), None
+
+    memory = jax.lax.scan(step, memory, length=3)[0]
+    np.testing.assert_allclose(spanned(memory["w"][0]), spanned(after(kept, x, 3)), atol=1e-5)
+
+
 SPECS = [P("d"), P(None, "d"), P("d", "m"), P(None, BOTH), P()]
 
 
@@ -343,8 +363,11 @@ def test_refusals():
             kept.updated(x, x)
         with pytest.raises(ValueError, match=r"at `w`, under rule 0 .*`memory` must be given"):
             Rules((r"w", kept))({"w": x})
-        with pytest.raises(ValueError, match="rank >= 2"):
-            kept.init(x[0])
+        for call in (kept.init, functools.partial(kept, memory=x), functools.partial(kept.updated, memory=x)):
+            with pytest.raises(ValueError, match="rank >= 2"):
+                call(x[0])
+            with pytest.raises(TypeError, match="`x` must be a real floating-point array, got"):
+                call("x")
     for cls in (SRIP, Spectral):
         assert not cls().has_memory
         assert cls().init(x) == ()

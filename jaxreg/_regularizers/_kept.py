@@ -6,7 +6,8 @@ import jax
 from jax import lax
 
 from jaxreg._checks import describe
-from jaxreg._fields import axes, static
+from jaxreg._evaluate import is_nothing
+from jaxreg._fields import axes, static, strength
 from jaxreg._matrix import Axes, longer_side, sizes_of_matrices
 from jaxreg._numerics import as_wide
 from jaxreg._regularizers._shipped import Shipped
@@ -17,6 +18,7 @@ from jaxreg._spread import ByJob, penalty_of_matrices
 class _OfBlocks(Shipped):
     """The memory, a block of vectors for each matrix, and the penalty by that memory."""
 
+    factor: Any = strength(0.01)
     kept: bool = static(False)
     out_axis: Axes = axes(-1)
     batch_axis: Axes = axes(())
@@ -41,22 +43,23 @@ class _OfBlocks(Shipped):
     def init(self, x: jax.Array) -> Any:
         if not self.kept:
             return super().init(x)
-        return self._of_matrices(FirstBlock(self._from_identity, self._first_steps()), lax.stop_gradient(x))
+        return self._of_matrices(FirstBlock(self._from_identity, self._first_steps()), lax.stop_gradient(as_wide(x)))
 
     def updated(self, x: jax.Array, memory: Any) -> Any:
         if not self.kept:
             return super().updated(x, memory)
-        return self._of_matrices(NextBlock(self._from_identity), lax.stop_gradient(x), self._block(x, memory))
+        x = lax.stop_gradient(as_wide(x))
+        return self._of_matrices(NextBlock(self._from_identity), x, self._block(x, memory))
 
     def __call__(self, x: jax.Array, *, memory: Any = None) -> jax.Array:
         if self.kept:
+            x = as_wide(x)
             return self._scaled(self._of_matrices(ByJob(FromBlock(self._from_identity)), x, self._block(x, memory)))
-        if memory is not None:
+        if not is_nothing(memory):
             raise ValueError(f"`memory` must be None without `kept=True`, got {describe(memory)}")
         return super().__call__(x)
 
     def _of_matrices(self, function: Any, x: jax.Array, *block: jax.Array) -> jax.Array:
-        x = as_wide(x)
         return penalty_of_matrices(function, x, longer_side(x, self.out_axis, self.batch_axis), *block)
 
     def _block(self, x: jax.Array, memory: Any) -> jax.Array:

@@ -125,8 +125,6 @@ class Spectral(_OfBlocks):
     Source: Yoshida and Miyato, Spectral norm regularization for improving the generalizability of deep learning, 2017.
     """
 
-    factor: Any = strength(0.01)
-
     _penalty, _prox, _from_identity = penalties.spectral, prox.spectral, False
 
 

@@ -389,7 +389,6 @@ class SRIP(_OfBlocks):
     Source: Bansal, Chen and Wang, Can we gain more from orthogonality regularizations in training deep CNNs?, 2018.
     """
 
-    factor: Any = strength(0.01)
     steps: int = static(20)
 
     _penalty, _from_identity = penalties.srip, True
