@@ -350,7 +350,7 @@ class SRIP(_OfBlocks):
     with the same random vectors and multiplies them as often as `steps` says.
 
     For 64 × 128 and 128 × 96 weights and Adam, the norm after training was at most 3 % above that under exact gradients
-    with `kept`, 5 % with 20 steps, 21 % with 10, and four times as large as it with 2. The value is that in the span of
+    with `kept`, 5 % with 20 steps, 21 % with 10, and several times as large with 2. The value is that in the span of
     the block, so it is never above the norm. It is exact where the smaller side is at most sixteen.
 
     A kernel of any rank >= 2 is seen as a matrix: `out_axis` are its columns, `batch_axis` counts independent matrices,
