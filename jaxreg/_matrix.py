@@ -109,6 +109,12 @@ class View(NamedTuple):
     batch_axis: Axes = ()
 
 
+def longer_side(x: jax.Array, out_axis: Axes, batch_axis: Axes) -> View:
+    """Returns the view in which the longer side of the matrices counts the vectors, and the smaller one components."""
+    _, rows, columns = sizes_of_matrices(x, out_axis, batch_axis)
+    return View("rows" if rows >= columns else "columns", out_axis, batch_axis)
+
+
 class Kind(NamedTuple):
     """The axes of an array that count matrices, vectors or components: their sizes, and what divides each of them."""
 

@@ -24,10 +24,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxreg._blocks import brought, crossed, orthonormal, outer, product, sent_back, squares, started
 from jaxreg._matrix import Layout, Matrices
 from jaxreg._numerics import Over, largest, near_one, sum_of, ulps
-from jaxreg._shards import Names, somewhere, total, varying_over
-from jaxreg._spread import Unit, dealt, own_places, value_of_shards
+from jaxreg._shards import Names, somewhere, total
+from jaxreg._spread import Unit, dealt, value_of_shards
 
 Map = Callable[[jax.Array, jax.Array], jax.Array]
 State = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
@@ -304,34 +305,14 @@ def _by_iteration(x: jax.Array, layout: Layout) -> tuple[jax.Array, jax.Array, j
 
     A few vectors are multiplied by XᵀX again and again, and made orthonormal. Only these are added up over devices.
     """
-    batch, rows, columns = layout.kinds
-    order = (layout.batch, layout.vectors, layout.components)
+    _, rows, columns = layout.kinds
     eps = float(np.finfo(x.dtype).eps)
-    x, factor, _ = near_one(x.transpose(order), Over((1, 2), rows.over + columns.over))
+    x, factor = brought(x, layout)
     followed = min(FOLLOWED, *layout.sizes[1:])
-
-    def product(a: jax.Array, b: jax.Array, over: Names = (), *, contracted: int = 2) -> jax.Array:
-        """Returns ab, or aᵀb, added up over the devices that divide what is contracted."""
-        dims = (((contracted,), (1,)), ((0,), (0,)))
-        return total(lax.dot_general(a, b, dims, precision=lax.Precision.HIGHEST), over)
-
-    def squares(v: jax.Array, over: Names) -> tuple[jax.Array, jax.Array]:
-        """Returns the squares of the singular values of `v`, in ascending order, and its right singular vectors."""
-        s, q = jnp.linalg.eigh(product(v, v, over, contracted=1))
-        return s[:, None, :], q
-
-    def orthonormal(v: jax.Array) -> jax.Array:
-        for _ in range(2):  # once loses half of the digits
-            s, q = squares(v, columns.over)
-            is_there = s > eps * s[:, :, -1:]  # directions that vanish become zeros
-            v = product(
-                v, jnp.where(is_there, q / jnp.sqrt(jnp.where(is_there, s, jnp.ones_like(s))), jnp.zeros_like(q))
-            )
-        return v
 
     def seen(v: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns right singular vectors, left ones times σ, and σ², as far as the subspace shows them."""
-        v = orthonormal(v)
+        v = orthonormal(v, columns.over)
         u = product(x, v, columns.over)
         s, q = squares(u, rows.over)
         return product(v, q), product(u, q), s
@@ -339,7 +320,7 @@ def _by_iteration(x: jax.Array, layout: Layout) -> tuple[jax.Array, jax.Array, j
     def step(state: State) -> State:
         v, count, further, _ = state
         v, u, s = seen(v)
-        following = product(x, u, rows.over, contracted=1)
+        following = crossed(x, u, rows.over)
         apart = jnp.sqrt(sum_of(jnp.square(following - v * s)[:, :, -1:], Over((1,), columns.over)))
         goes_on = somewhere(jnp.any(apart > 16 * eps * s[:, :, -1:]))
         is_finite = ~somewhere(jnp.any(~jnp.isfinite(apart)))
@@ -349,9 +330,7 @@ def _by_iteration(x: jax.Array, layout: Layout) -> tuple[jax.Array, jax.Array, j
         _, count, further, is_finite = state
         return (count < MOST_STEPS) & (further < FURTHER_STEPS) & is_finite
 
-    start = jax.random.normal(jax.random.key(0), (layout.sizes[2], followed), x.dtype)[own_places(columns)]
-    start = varying_over(jnp.broadcast_to(start, (x.shape[0], *start.shape)), columns.over + batch.over)
-    none = jnp.zeros((), jnp.int32)
+    start, none = started(x, layout, followed), jnp.zeros((), jnp.int32)
     v, _, further, is_finite = lax.while_loop(goes_on, step, (start, none, none, jnp.ones((), bool)))
     v, u, s = seen(v)
     highest = s[:, :, -1:]
@@ -361,5 +340,4 @@ def _by_iteration(x: jax.Array, layout: Layout) -> tuple[jax.Array, jax.Array, j
     value = sum_of(factor * jnp.sqrt(highest))
     count = jnp.maximum(sum_of(chosen.astype(x.dtype), 2), 1)
     share = jnp.where(chosen, 1 / (jnp.sqrt(jnp.where(chosen, s, jnp.ones_like(s))) * count), jnp.zeros_like(s))
-    gradient = lax.dot_general(u * share, v, (((2,), (2,)), ((0,), (0,))), precision=lax.Precision.HIGHEST)
-    return is_found, total(value, layout.names + layout.spare), gradient.transpose(np.argsort(order).tolist())
+    return is_found, total(value, layout.names + layout.spare), sent_back(outer(u * share, v), layout)

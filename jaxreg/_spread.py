@@ -9,7 +9,7 @@ A penalty or a prox of matrices is written for the shards in a region where mesh
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
@@ -144,22 +144,25 @@ class Job(Protocol):
     def unit(self) -> Unit:
         """The parts that a device has to have whole."""
 
-    def __call__(self, x: jax.Array, layout: Layout, ring: Names, graded: bool) -> tuple[jax.Array, Any]:
+    def __call__(self, x: jax.Array, layout: Layout, ring: Names, graded: bool, *rest: Any) -> tuple[jax.Array, Any]:
         """Returns the part of the value that a device has, and the gradient where it is `graded`, else None."""
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def value_of_shards(x: jax.Array, layout: Layout, job: Job) -> jax.Array:
-    """Returns the value of a job for a divided kernel, which is the same on all devices."""
-    return _value_and_gradient(x, layout, job, False)[0]
+def value_of_shards(x: jax.Array, layout: Layout, job: Job, *rest: jax.Array) -> jax.Array:
+    """Returns the value of a job for a divided kernel, which is the same on all devices.
+
+    The rest are whole arrays that the job takes too. They are not differentiated.
+    """
+    return _value_and_gradient(x, layout, job, False, rest)[0]
 
 
 @value_of_shards.defjvp
 def _value_of_shards_jvp(
-    layout: Layout, job: Job, primals: tuple[jax.Array], tangents: tuple[jax.Array]
+    layout: Layout, job: Job, primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
 ) -> tuple[jax.Array, jax.Array]:
-    (x,), (change,) = primals, tangents
-    value, gradient = _value_and_gradient(x, layout, job, True)
+    (x, *rest), (change, *_) = primals, tangents
+    value, gradient = _value_and_gradient(x, layout, job, True, rest)
     return value, _along(gradient, change, value, layout.names)
 
 
@@ -168,9 +171,11 @@ def _along(gradient: jax.Array, change: jax.Array, value: jax.Array, names: Name
     return total(sum_of(gradient.astype(value.dtype) * change.astype(value.dtype)), names)
 
 
-def _value_and_gradient(x: jax.Array, layout: Layout, job: Job, graded: bool) -> tuple[jax.Array, Any]:
+def _value_and_gradient(
+    x: jax.Array, layout: Layout, job: Job, graded: bool, rest: Sequence[jax.Array]
+) -> tuple[jax.Array, Any]:
     found = dealt(x, layout, job.unit)
-    value, gradient = job(found.array, layout, found.ring, graded)
+    value, gradient = job(found.array, layout, found.ring, graded, *rest)
     return total(value, layout.names + layout.spare), found.back(gradient) if graded else None
 
 
@@ -180,8 +185,8 @@ class ByJob:
 
     job: Job
 
-    def __call__(self, matrices: Matrices) -> jax.Array:
-        return value_of_shards(*matrices, self.job)
+    def __call__(self, matrices: Matrices, *rest: jax.Array) -> jax.Array:
+        return value_of_shards(*matrices, self.job, *rest)
 
 
 def penalty_of_matrices(penalty: Penalty, x: jax.Array, view: View, *rest: jax.Array) -> jax.Array:

@@ -540,6 +540,16 @@ CASES = (
         overflows=True,
     ),
     Case(
+        penalties.srip,
+        None,
+        jaxreg.SRIP,
+        reference=ref.srip,
+        gradient=ref.gradient_of_srip,
+        options={"steps": (1, 10)},
+        layouts=all_matrices((1, 4)),
+        overflows=True,
+    ),
+    Case(
         penalties.conv_orthogonal,
         None,
         jaxreg.ConvOrthogonal,

@@ -236,6 +236,27 @@ def soft_orthogonal(points, rows, columns, batch=(), squared=True):
     return np.sum(squares if squared else np.sqrt(squares), axis=1)
 
 
+def srip(points, rows, columns, batch=(), steps=None):
+    """The largest |eigenvalue| of the products of the smaller side less the identity."""
+    seen = matrices(points, rows, columns, batch)
+    seen = seen if seen.shape[2] >= seen.shape[3] else np.swapaxes(seen, 2, 3)
+    apart = np.swapaxes(seen, 2, 3) @ seen - np.eye(seen.shape[3])
+    if not apart.size:
+        return np.zeros(len(points))
+    return np.sum(np.max(np.abs(np.linalg.eigvalsh(apart)), axis=2), axis=1)
+
+
+def gradient_of_srip(x, rows, columns, batch=(), steps=None):
+    """2σuvᵀ of the singular value whose square is farthest from 1, brought back to the order of the axes."""
+    order = (*batch, *rows, *columns)
+    (seen,) = matrices(x[None], rows, columns, batch)
+    u, s, vt = np.linalg.svd(seen, full_matrices=False)
+    apart = s**2 - 1
+    far = np.where(apart[:, 0] + apart[:, -1] >= 0, 0, s.shape[1] - 1)
+    found = np.stack([2 * np.sign(apart[i, j]) * s[i, j] * np.outer(u[i, :, j], vt[i, j]) for i, j in enumerate(far)])
+    return found.reshape([x.shape[axis] for axis in order]).transpose(np.argsort(order))
+
+
 def _shifted(points, inputs, outputs, batch, stride):
     """The kernels of each point as (points, kernels, space..., in, out), swapped where the columns are compared, and
     for each shift at which copies of the filters overlap the two parts that do."""

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxreg.diagnostics import cosines, dead_units, mutual_coherence, sparsity, sparsity_table
+from jaxreg.diagnostics import (
+    cosines,
+    dead_units,
+    effective_rank,
+    mutual_coherence,
+    sparsity,
+    sparsity_table,
+    spectrum_table,
+)
 
 X = np.random.default_rng(0).normal(size=(4, 3, 5))
 
@@ -152,3 +160,87 @@ def test_shapes_without_values_are_an_error(function):
     shapes = jax.eval_shape(lambda: {"a": {"w": jnp.ones((2, 2))}})
     with pytest.raises(TypeError, match=r"`tree` must hold values, got the shape float32\[2,2\] at `a/w`"):
         function(shapes)
+
+
+# Spectra.
+
+
+def ranks_by_hand(matrix):
+    """The stable and the effective rank of a matrix by their formulas."""
+    s = np.linalg.svd(matrix, compute_uv=False)
+    shares = s / s.sum()
+    shares = shares[shares > 1e-15]
+    return np.sum(s**2) / s[0] ** 2, np.prod(shares**-shares)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_the_effective_rank(scale):
+    x = (scale * X).astype(np.float32)
+    expected = ranks_by_hand(X.reshape(12, 5))[1]
+    for function in (effective_rank, jax.jit(effective_rank)):
+        rank = function(x)
+        chex.assert_shape(rank, ())
+        np.testing.assert_allclose(rank, expected, rtol=1e-5)
+    by_batch = effective_rank(x, batch_axis=0)
+    np.testing.assert_allclose(by_batch, [ranks_by_hand(layer)[1] for layer in X], rtol=1e-5)
+    turned = effective_rank(x, out_axis=(0, 1), batch_axis=())
+    np.testing.assert_allclose(turned, expected, rtol=1e-5)
+
+
+def test_awkward_effective_ranks():
+    np.testing.assert_allclose(effective_rank(jnp.diag(jnp.array([2.0, 2.0, 2.0, 0.0]))), 3, rtol=1e-6)
+    assert effective_rank(jnp.zeros((3, 4))) == 0
+    assert effective_rank(jnp.zeros((0, 4))) == 0
+    np.testing.assert_allclose(effective_rank(jnp.ones((1, 4))), 1, rtol=1e-6)
+    for bad in (np.nan, np.inf):
+        found = effective_rank(jnp.stack([jnp.eye(3), jnp.eye(3).at[0, 1].set(bad)]), batch_axis=0)
+        np.testing.assert_allclose(found, [3.0, np.nan], rtol=1e-6)
+    chex.assert_type(effective_rank(jnp.eye(3, dtype=jnp.bfloat16)), jnp.float32)
+    with pytest.raises(ValueError, match=r"`x` must have rank >= 2 to be seen as a matrix, got float32\[3\]"):
+        effective_rank(jnp.ones(3))
+    with pytest.raises(ValueError, match=r"`out_axis` must lie in \[-2, 2\)"):
+        effective_rank(jnp.ones((3, 3)), out_axis=2)
+    with pytest.raises(TypeError, match="`x` must be a real floating-point array"):
+        effective_rank(jnp.ones((3, 3), int))
+
+
+@pytest.mark.parametrize(("out_axis", "order"), [(-1, (0, 1, 2)), (1, (0, 2, 1))])
+def test_the_table_of_spectra(out_axis, order):
+    tree = {"stack": {"kernel": jnp.asarray(X), "bias": jnp.ones(5)}, "zero": jnp.zeros((1, 2, 3)), "steps": 3}
+    made = spectrum_table(tree, out_axis=out_axis, batch_axis=0)
+    assert [row.path for row in made.rows] == ["stack/kernel", "zero"]
+    row, zero = made.rows
+    for i, layer in enumerate(np.float64(jnp.asarray(X)).transpose(order)):
+        s = np.linalg.svd(layer, compute_uv=False)
+        stable, effective = ranks_by_hand(layer)
+        numbers = [s[0], s[-1], s[0] / s[-1], stable, effective, np.linalg.norm(layer)]
+        np.testing.assert_allclose([column[i] for column in row[3:]], numbers, rtol=1e-10)
+    assert row.seen == f"4 matrices {X.transpose(order).shape[1]}×{X.transpose(order).shape[2]}"
+    assert [float(column[0]) for column in zero[3:]] == [0, 0, np.inf, 0, 0, 0]
+    line = next(line for line in str(made).splitlines() if line.startswith("stack/kernel"))
+    assert f"{row.largest.min():.4g} to {row.largest.max():.4g}" in line
+    assert f"{row.effective_rank.min():.4g} to {row.effective_rank.max():.4g}" in line
+
+
+def test_spectra_that_are_not_finite_or_of_low_rank():
+    made = spectrum_table({"a": jnp.stack([jnp.eye(3), jnp.full((3, 3), jnp.nan)])}, batch_axis=0)
+    assert "1 and nan" in str(made)
+    low = spectrum_table(np.outer(np.arange(1.0, 5.0), np.ones(3)))
+    assert str(low).splitlines()[-1].startswith("the array")
+    (row,) = low.rows
+    assert row.smallest[0] == 0
+    assert row.condition[0] == np.inf
+    np.testing.assert_allclose([row.stable_rank[0], row.effective_rank[0]], 1, rtol=1e-12)
+    (row,) = spectrum_table(1e30 * jnp.eye(3)).rows
+    np.testing.assert_allclose([row.norm[0], row.stable_rank[0]], [3**0.5 * 1e30, 3.0], rtol=1e-6)
+
+
+def test_faults_of_the_table_of_spectra():
+    with pytest.raises(ValueError, match=r"at `a/w`: `out_axis` must lie in \[-2, 2\) for rank 2, got \(2,\)"):
+        spectrum_table({"a": {"w": jnp.ones((2, 2))}}, out_axis=2)
+    with pytest.raises(ValueError, match=r"`tree` must hold a floating-point array of rank >= 2, got none"):
+        spectrum_table({"bias": jnp.ones(3)})
+    with pytest.raises(TypeError, match=r"`tree` must have values, got the shape float32\[2,2\]"):
+        spectrum_table({"w": jax.ShapeDtypeStruct((2, 2), jnp.float32)})
+    with pytest.raises(TypeError, match="`tree` must have values, got traced"):
+        jax.jit(lambda tree: spectrum_table(tree).rows[0].norm)({"w": jnp.ones((2, 2))})

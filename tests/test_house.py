@@ -26,20 +26,22 @@ PACKAGE = ROOT / "jaxreg"
 # From the ground up. A module may import those on lower floors, and on its own floor those to its left. A package comes
 # after its modules.
 FLOORS = (
-    ("_names", "_checks", "_shards", "_alike", "_numerics", "_pytree", "_matrix", "_paths", "_tables"),
-    ("_plans", "_spread", "_gram", "_angles", "_products", "_convolution", "_singular", "_selection"),
+    ("_names", "_checks", "_shards", "_alike", "_numerics", "_values", "_pytree", "_matrix", "_paths", "_tables"),
+    ("_plans", "_spread", "_gram", "_angles", "_products", "_convolution"),
+    ("_blocks", "_singular", "_ritz", "_selection"),
     ("penalties._elementwise", "penalties._groups", "penalties._norms"),
     ("penalties._activities", "penalties._orthogonality", "penalties._pairs", "penalties"),
     ("prox._elementwise", "prox._groups", "prox._norms", "prox._orthogonality", "prox"),
     ("_projections",),
     ("_config", "_term", "_evaluate", "_base", "_constraint", "_fields", "_regularizers._shipped"),
-    ("_regularizers._elementwise", "_regularizers._groups", "_regularizers._norms"),
+    ("_regularizers._kept", "_regularizers._elementwise", "_regularizers._groups", "_regularizers._norms"),
     ("_regularizers._activities", "_regularizers._orthogonality"),
     ("_regularizers", "constraints._shipped", "constraints._elementwise", "constraints._groups", "constraints._norms"),
     ("constraints._sparsity", "constraints", "_serialization", "_matching", "_short"),
     ("_explain", "_met", "_memory", "_rules"),
     ("_keras", "_updates", "_transforms", "_probe", "_metric", "_proximal", "_optimizers", "_activity"),
-    ("diagnostics._cosines", "diagnostics._fisher", "diagnostics._history", "diagnostics._sparsity", "diagnostics"),
+    ("diagnostics._cosines", "diagnostics._fisher", "diagnostics._history", "diagnostics._sparsity"),
+    ("diagnostics._spectra", "diagnostics"),
     ("plots._axes", "plots._cosines", "plots._penalties", "plots._sparsity", "plots._spectra", "plots._trees", "plots"),
     ("__init__",),
 )

@@ -26,6 +26,17 @@ def test_penalties(case):
     lowers(jax.value_and_grad(case.penalty), struct(case.shape))
 
 
+@pytest.mark.parametrize("regularizer", [jaxreg.SRIP(kept=True), jaxreg.Spectral(kept=True)], ids=str)
+def test_kept_blocks(regularizer):
+    """The kernel has more dimensions than a block has vectors."""
+
+    def step(x):
+        memory = regularizer.init(x)
+        return jax.value_and_grad(regularizer)(x, memory=memory), regularizer.updated(x, memory)
+
+    lowers(step, struct((40, 30)))
+
+
 @pytest.mark.parametrize("case", ONE, ids=str)
 def test_penalties_of_bfloat16(case):
     lowers(jax.value_and_grad(case.penalty), struct(case.shape, "bfloat16"))

@@ -361,6 +361,11 @@ BAD_CHOICES = {
         (True, TypeError, "must be an int, got bool"),
         ((2, 2), TypeError, "must be an int, got tuple"),
     ],
+    "steps": [
+        (0, ValueError, "must be >= 1, got 0"),
+        (2.0, TypeError, "must be an int, got float 2.0"),
+        (True, TypeError, "must be an int, got bool"),
+    ],
     "squared": [
         (1, TypeError, "must be a bool, got int 1"),
         (None, TypeError, "must be a bool, got None"),

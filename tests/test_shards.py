@@ -175,6 +175,7 @@ ON_MATRICES = {
     "smooth mutual_coherence": functools.partial(penalties.mutual_coherence, sharpness=20.0),
     "off_diagonal": penalties.off_diagonal,
     "soft_orthogonal": penalties.soft_orthogonal,
+    "srip": penalties.srip,
     "nuclear": penalties.nuclear,
     "spectral": penalties.spectral,
 }
@@ -238,6 +239,7 @@ AS_CLASSES = {
     "smooth mutual_coherence": functools.partial(jaxreg.MutualCoherence, sharpness=20.0),
     "off_diagonal": jaxreg.OffDiagonal,
     "soft_orthogonal": jaxreg.SoftOrthogonal,
+    "srip": jaxreg.SRIP,
     "nuclear": jaxreg.Nuclear,
     "spectral": jaxreg.Spectral,
     "linf": jaxreg.LInf,

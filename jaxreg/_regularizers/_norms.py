@@ -6,6 +6,7 @@ from jaxreg import penalties, prox
 from jaxreg._fields import axes, strength
 from jaxreg._matrix import Axes
 from jaxreg._names import public
+from jaxreg._regularizers._kept import _OfBlocks
 from jaxreg._regularizers._shipped import Shipped
 
 
@@ -86,11 +87,11 @@ class Nuclear(Shipped):
 
 
 @public
-class Spectral(Shipped):
+class Spectral(_OfBlocks):
     """The spectral norm, factor · σ₁: the largest singular value of a matrix.
 
     It bounds how much a layer can stretch its input. Use it for smoother networks and a smaller Lipschitz constant. It
-    takes a singular value decomposition at each step.
+    takes a singular value decomposition at each step, or with `kept` one multiplication of a block of vectors.
 
     The matrix view, shapes and dtypes are those of `Nuclear`. The gradient is factor · u₁v₁ᵀ, or the mean of these
     where several singular values are the largest, and 0 at a zero matrix. The prox cuts the largest singular values
@@ -100,25 +101,31 @@ class Spectral(Shipped):
     moved. Where more than eight of them meet at the largest, or it does not converge, and for the prox, matrices are
     gathered as in `Nuclear`.
 
+    With `kept=True` it has memory: a block of sixteen vectors for each matrix, which XᵀX multiplies once a step. The
+    value is the largest singular value that the block shows, at most σ₁, and exact where the smaller side is at most
+    sixteen. The gradient is u₁v₁ᵀ for that one, or for one of those that meet. There is no prox then. The memory lies
+    and is renewed as that of `SRIP`.
+
     Args:
       factor: the strength, a number >= 0 or an array.
+      kept: whether a block of vectors is kept from step to step.
       out_axis: the axis or axes that are the columns.
       batch_axis: the axis or axes that count independent matrices, whose norms add up.
 
     Raises:
-      TypeError, ValueError: as `Nuclear` does.
+      TypeError, ValueError: as `Nuclear` does; `kept` is not a bool. When called: `memory` is missing or has another
+        shape, or is given without `kept`.
 
     >>> print(f"{jaxreg.Spectral(0.5)(jnp.diag(jnp.array([3.0, -4.0]))):.4f}")
+    2.0000
+    >>> kernel, kept = jnp.diag(jnp.array([3.0, -4.0])), jaxreg.Spectral(0.5, kept=True)
+    >>> print(f"{kept(kernel, memory=kept.init(kernel)):.4f}")
     2.0000
 
     Source: Yoshida and Miyato, Spectral norm regularization for improving the generalizability of deep learning, 2017.
     """
 
-    factor: Any = strength(0.01)
-    out_axis: Axes = axes(-1)
-    batch_axis: Axes = axes(())
-
-    _penalty, _prox = penalties.spectral, prox.spectral
+    _penalty, _prox, _from_identity = penalties.spectral, prox.spectral, False
 
 
 @public

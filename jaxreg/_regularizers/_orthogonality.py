@@ -6,11 +6,13 @@ import jax
 
 from jaxreg import penalties, prox
 from jaxreg._angles import check_sample, checked_power, checked_sharpness
+from jaxreg._checks import checked_count
 from jaxreg._convolution import checked_stride, seen_in
 from jaxreg._fields import axes, static, strength
 from jaxreg._matrix import Axes, Mode, check_mode
 from jaxreg._names import public
 from jaxreg._plans import Precision, check_precision
+from jaxreg._regularizers._kept import _OfBlocks
 from jaxreg._regularizers._shipped import Shipped
 
 
@@ -333,6 +335,71 @@ class SoftOrthogonal(Shipped):
         if not self.squared:
             return super().prox(x, step)
         return prox.soft_orthogonal(x, self._step(step), out_axis=self.out_axis, batch_axis=self.batch_axis)
+
+
+@public
+class SRIP(_OfBlocks):
+    """The spectral restricted isometry property, factor · max |σ² − 1|: the spectral norm of XᵀX − I.
+
+    It draws to 1 the singular value whose square is farthest from 1, so that no direction is stretched or shrunk much
+    more than others. `SoftOrthogonal` has the sum over all directions. The smaller one of XᵀX and XXᵀ is taken, and
+    neither is made: X and Xᵀ multiply a block of sixteen vectors, or of as many as the smaller side has.
+
+    With `kept=True` it has memory, the block of each matrix. A call takes the value from the block as it is, and
+    `updated` multiplies it by XᵀX − I once. So the block follows the weights while these are trained. A compiler shares
+    the product with X of both, where they are in one program. Prefer this in training. Without `kept`, each call begins
+    with the same random vectors and multiplies them as often as `steps` says.
+
+    For 64 × 128 and 128 × 96 weights and Adam, the norm after training was at most 3 % above that under exact gradients
+    with `kept`, 5 % with 20 steps, 21 % with 10, and several times as large with 2. The value is that in the span of
+    the block, so it is never above the norm. It is exact where the smaller side is at most sixteen.
+
+    A kernel of any rank >= 2 is seen as a matrix: `out_axis` are its columns, `batch_axis` counts independent matrices,
+    whose penalties add up, and all the other axes are its rows. The penalty is a scalar in at least float32, and the
+    gradient has the dtype of the array. The gradient is 2 · factor · sign(σ² − 1) σuvᵀ with the singular vectors of
+    that σ. Where several meet, it is that of one of them. Where squares are as far above 1 as below, one above is
+    taken. A zero matrix has the penalty `factor` and the gradient 0. Second derivatives hold the block, so they are
+    exact where it spans everything. There is no prox.
+
+    The memory is an array (matrices, smaller side, vectors) in at least float32, with orthonormal vectors. The
+    transforms keep it in their state and renew it. In a loop of your own `rules.init` makes it and `rules.updated`
+    renews it. On a mesh all devices have it whole, also inside `jax.shard_map` with `Rules.with_specs`, and of the
+    matrices nothing is moved but products with blocks. Where the next block would not be finite, the old one stays.
+
+    Args:
+      factor: the strength, a number >= 0 or an array.
+      steps: how often XᵀX − I multiplies the block in a call, or with `kept` in `init`.
+      kept: whether the block is kept from step to step.
+      out_axis: the axis or axes that are the columns.
+      batch_axis: the axis or axes that count independent matrices.
+
+    Raises:
+      TypeError: `factor` is not a number, `steps` or an axis is not an int, or `kept` is not a bool.
+      ValueError: `factor` is negative or not finite, or `steps` is less than 1. When called: the rank is below 2, an
+        axis is out of range or named twice, no axis is left for the rows, or `memory` is missing, has another shape, or
+        is given without `kept`.
+
+    >>> float(jaxreg.SRIP(0.5)(jnp.diag(jnp.array([2.0, 1.0]))))
+    1.5
+    >>> kernel, kept = jnp.diag(jnp.array([2.0, 1.0])), jaxreg.SRIP(0.5, kept=True)
+    >>> memory = kept.init(kernel)
+    >>> float(kept(kernel, memory=memory))
+    1.5
+    >>> memory = kept.updated(kernel, memory)
+
+    Source: Bansal, Chen and Wang, Can we gain more from orthogonality regularizations in training deep CNNs?, 2018.
+    """
+
+    steps: int = static(20)
+
+    _penalty, _from_identity = penalties.srip, True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "steps", checked_count(self.steps, name="steps", least=1))
+
+    def _first_steps(self) -> int:
+        return self.steps
 
 
 @public

@@ -4,14 +4,15 @@ import jax
 from jax.typing import ArrayLike
 
 from jaxreg._angles import Coherence, ExcessOfFrames, MeanOverPairs, check_sample, checked_power, checked_sharpness
-from jaxreg._checks import check_bool
+from jaxreg._checks import check_bool, checked_count
 from jaxreg._convolution import checked_stride, convolution
 from jaxreg._gram import power
-from jaxreg._matrix import Axes, Mode, View, check_mode, sizes_of_matrices
+from jaxreg._matrix import Axes, Mode, View, check_mode, longer_side
 from jaxreg._names import public
 from jaxreg._numerics import as_floats, as_wide
 from jaxreg._plans import Precision, check_precision
 from jaxreg._products import FromIdentity, OffDiagonal
+from jaxreg._ritz import FromBlock
 from jaxreg._spread import ByJob, penalty_of_matrices, penalty_of_whole
 
 
@@ -156,10 +157,23 @@ def soft_orthogonal(
     check_bool(squared, name="squared")
     check_precision(precision)
     x = as_wide(x)
-    _, rows, columns = sizes_of_matrices(x, out_axis, batch_axis)
-    # Vectors are the longer side, and the matrix of their components is the smaller one.
-    view = View("rows" if rows >= columns else "columns", out_axis, batch_axis)
+    view = longer_side(x, out_axis, batch_axis)
     return penalty_of_matrices(ByJob(FromIdentity(squared, precision)), x, view)
+
+
+@public
+def srip(x: ArrayLike, *, steps: int = 20, out_axis: Axes = -1, batch_axis: Axes = ()) -> jax.Array:
+    """Returns the spectral norm max |σ² − 1| of XᵀX − I, or of XXᵀ − I where the rows are fewer: the worst direction.
+
+    It is estimated from a block of sixteen vectors, which XᵀX − I multiplies as many times as `steps` says, and exact
+    where the smaller side is at most sixteen. The gradient is ±2(Xq)qᵀ for the direction q. See `jaxreg.SRIP`.
+
+    >>> float(jaxreg.penalties.srip(jnp.array([[2.0, 0.0], [0.0, 1.0]])))
+    3.0
+    """
+    steps = checked_count(steps, name="steps", least=1)
+    x = as_wide(x)
+    return penalty_of_matrices(ByJob(FromBlock(True, steps)), x, longer_side(x, out_axis, batch_axis))
 
 
 @public

@@ -3,11 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-import jax
-import numpy as np
-
-from jaxreg._checks import describe, is_float_array
-from jaxreg._numerics import as_floats
+from jaxreg._checks import describe
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes as Plot
@@ -79,21 +75,3 @@ def whole_ticks(ax: "Plot", which: str) -> None:
 
     for letter in which:
         (ax.xaxis if letter == "x" else ax.yaxis).set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-
-
-def check_values(x: Any, *, name: str) -> None:
-    """Raises an error for a shape, and for what is traced."""
-    if isinstance(x, jax.core.Tracer):
-        raise TypeError(f"`{name}` must have values, got traced {describe(x)}: draw outside of `jax.jit`")
-    if isinstance(x, jax.ShapeDtypeStruct):
-        raise TypeError(f"`{name}` must have values, got the shape {describe(x)}")
-
-
-def with_values(x: Any, *, name: str = "x") -> np.ndarray:
-    """Returns an array of floats as one of NumPy, in its own dtype, which JAX may not have."""
-    check_values(x, name=name)
-    if not isinstance(x, np.ndarray):
-        x = as_floats(x)
-    if not is_float_array(x):
-        raise TypeError(f"`{name}` must be a real floating-point array, got {describe(x)}")
-    return np.asarray(x)

@@ -9,8 +9,9 @@ from jax.typing import ArrayLike
 from jaxreg._checks import checked_count, describe
 from jaxreg._matrix import Axes, Mode
 from jaxreg._names import public
+from jaxreg._values import check_values
 from jaxreg.diagnostics import cosines
-from jaxreg.plots._axes import BLUE, GREY, VERMILLION, check_values, drawable, legend, number, whole_ticks
+from jaxreg.plots._axes import BLUE, GREY, VERMILLION, drawable, legend, number, whole_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes as Plot

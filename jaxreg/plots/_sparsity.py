@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 from jaxreg._checks import describe
 from jaxreg._matrix import Axes, check_disjoint, positive_axes
 from jaxreg._names import public
+from jaxreg._values import with_values
 from jaxreg.plots._axes import (
     BLUE,
     COLORS,
@@ -21,7 +22,6 @@ from jaxreg.plots._axes import (
     legend,
     number,
     whole_ticks,
-    with_values,
 )
 
 if TYPE_CHECKING:

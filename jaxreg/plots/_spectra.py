@@ -4,11 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxreg._checks import describe, is_float_array
-from jaxreg._matrix import Axes, View, as_tuple, as_vectors, checked_axes
+from jaxreg._matrix import Axes
 from jaxreg._names import public
-from jaxreg._paths import check_no_optimizer_state, leaves_with_paths
-from jaxreg.plots._axes import COLORS, GREY, check_values, drawable, inches, legend, shortened, whole_ticks, with_values
+from jaxreg.diagnostics._spectra import spectra_of
+from jaxreg.plots._axes import COLORS, GREY, drawable, inches, legend, shortened, whole_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes as Plot
@@ -43,7 +42,7 @@ def singular_values(tree: Any, *, out_axis: Axes = -1, batch_axis: Axes = (), ax
     >>> [text.get_text() for text in ax.get_legend().get_texts()]
     ['head/kernel', 'hidden/kernel']
     """
-    spectra = _spectra(tree, out_axis, batch_axis)
+    spectra = spectra_of(tree, out_axis, batch_axis)
     known = np.concatenate([many.ravel() for many in spectra.values()])
     known = known[np.isfinite(known)]
     positive, longest = known[known > 0], max(many.shape[1] for many in spectra.values())
@@ -111,41 +110,3 @@ def _bar_of_paths(ax: "Plot", paths: list[str], missing: int) -> None:
     for text in bar.ax.get_yticklabels():
         text.set(parse_math=False, usetex=False, fontsize="small")
     bar.set_label(f"path, of {len(paths)}" + (f" ({missing} with NaN or infinity)" if missing else ""))
-
-
-def _spectra(tree: Any, out_axis: Axes, batch_axis: Axes) -> dict[str, np.ndarray]:
-    """Returns the singular values of all kernels by path, as arrays (matrices, values), NaN where one is not finite."""
-    check_no_optimizer_state(tree)
-    stacked = len(as_tuple(checked_axes(batch_axis, name="batch_axis")))
-    checked_axes(out_axis, name="out_axis")
-    leaves = leaves_with_paths(tree)
-    is_array = [path for path, _ in leaves] == [""]
-    if is_array:
-        leaves = [("", with_values(tree, name="tree"))]
-        if leaves[0][1].ndim < stacked + 2:
-            raise ValueError(f"`tree` must have a rank of at least {stacked + 2}, got {describe(tree)}")
-    spectra = {}
-    for path, leaf in leaves:
-        if not is_float_array(leaf) or leaf.ndim < stacked + 2:
-            continue
-        if not leaf.size:
-            where = f" at `{path}`" if path else ""
-            raise ValueError(f"`tree` must hold no empty arrays, got {describe(leaf)}{where}")
-        try:
-            check_values(leaf, name="tree")
-            wide: Any = np.asarray(leaf).astype(np.float64)  # also where JAX has no float64
-            matrices, layout = as_vectors(wide, View("rows", out_axis, batch_axis))
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"at `{path}`: {error}" if path else str(error)) from error
-        spectra[path] = np.stack([_spectrum(matrix) for matrix in np.moveaxis(np.asarray(matrices), layout.batch, 0)])
-    if not spectra:
-        raise ValueError(f"`tree` must hold a floating-point array of rank >= {stacked + 2}, got none")
-    return spectra
-
-
-def _spectrum(matrix: np.ndarray) -> np.ndarray:
-    """Returns the singular values of a matrix, with 0 for those that are rounding."""
-    if not np.isfinite(matrix).all():
-        return np.full(min(matrix.shape), np.nan)
-    values = np.linalg.svd(matrix, compute_uv=False)
-    return np.where(values > max(matrix.shape) * np.finfo(np.float64).eps * values[0], values, 0.0)
