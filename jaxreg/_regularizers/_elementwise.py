@@ -197,6 +197,34 @@ class LHalf(Shipped):
 
 
 @public
+class LTwoThirds(Shipped):
+    """The sum of powers, factor · Σ|x|^⅔.
+
+    It lies between `LHalf` and `L1`: its threshold is softer than that of LHalf, and it shrinks large weights less than
+    L1 does. It is not convex, so the result depends on the start.
+
+    Shapes and dtypes are those of `L1`. The gradient ⅔ factor · sign(x)/|x|^⅓ grows without bound towards 0, and is 0
+    at 0 itself, so prefer the prox to the gradient. The prox with step η sets weights up to 2(⅔η · factor)^¾ to zero.
+
+    Args:
+      factor: the strength, a number >= 0 or an array.
+
+    Raises:
+      TypeError, ValueError: `factor` is not a finite number >= 0.
+
+    >>> float(jaxreg.LTwoThirds(0.5)(jnp.array([8.0, -1.0, 0.0])))
+    2.5
+
+    Source: Cao, Sun and Xu, Fast image deconvolution using closed-form thresholding formulas of Lq (q = 1/2, 2/3)
+    regularization, 2013.
+    """
+
+    factor: Any = strength(0.01)
+
+    _penalty, _prox, has_metric_prox = penalties.l_two_thirds, prox.l_two_thirds, True
+
+
+@public
 class Huber(Shipped):
     """The Huber penalty, factor · the sum of x²/(2δ) where |x| ≤ δ, and of |x| − δ/2 beyond.
 

@@ -92,6 +92,32 @@ def l_half(x: ArrayLike, step: ArrayLike) -> jax.Array:
 
 
 @public
+def l_two_thirds(x: ArrayLike, step: ArrayLike) -> jax.Array:
+    """Returns 0 where |x| ≤ 2(⅔·step)^¾, else sign(x)·t³ with the largest root t of t⁴ − |x|t + ⅔·step = 0.
+
+    It is the prox of `jaxreg.penalties.l_two_thirds`. The root of the quartic equation comes from a root w of a cubic
+    one, a hyperbolic cosine. See `jaxreg.LTwoThirds`.
+
+    >>> print(jaxreg.prox.l_two_thirds(jnp.array([3.0, -1.0]), 1.0).round(4))
+    [2.5031 0.    ]
+    """
+    wide = as_wide(x)
+    size, step = jnp.abs(wide), checked_step(step, wide)
+    positive = step > 0
+    # In this unit the equation is t⁴ − zt + 1 = 0, and the threshold is z = 2.
+    unit = (2 / 3) ** 0.75 * jnp.where(positive, step, jnp.ones_like(step)) ** 0.75
+    zero = positive & (size <= 2 * unit)
+    # Beyond, the difference is less than rounding, and the square may overflow.
+    near = positive & ~zero & (size <= 1e12 * unit)
+    z = jnp.where(near, size, 3 * unit) / unit
+    w = 4 / math.sqrt(3) * jnp.cosh(jnp.arccosh(3 * math.sqrt(3) / 16 * z * z) / 3)
+    t = (jnp.sqrt(w) + jnp.sqrt(2 * z / jnp.sqrt(w) - w)) / 2
+    # Since t³ = z − 1/t, which rounds least.
+    result = jnp.where(zero, jnp.zeros_like(wide), jnp.where(near, wide - jnp.sign(wide) * unit / t, wide))
+    return in_dtype_of(x, jnp.where(jnp.isnan(step), step, result))
+
+
+@public
 def huber(x: ArrayLike, step: ArrayLike, *, delta: ArrayLike = 1.0) -> jax.Array:
     """Returns x·δ/(δ + step) where |x| ≤ δ + step, else x − step·sign(x), the prox of `jaxreg.penalties.huber`.
 
