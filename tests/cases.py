@@ -258,6 +258,13 @@ GROUPS = (
     groups((2, 4, 3), within=(1,), group_axis=(0, 2)),
 )
 
+SIGNALS = (
+    Layout((3, 4), {}, {"axis": 1}),
+    Layout((7,), {}, {"axis": 0}),
+    Layout((2, 3, 4), {"axis": 1}, {"axis": 1}),
+    Layout((4, 3), {"axis": 0}, {"axis": 0}),
+)
+
 
 def all_matrices(other):
     """The axes of the last come in the order of a 3-cycle, whose inverse is another permutation."""
@@ -416,12 +423,43 @@ CASES = (
         overflows=True,
     ),
     Case(
+        penalties.weighted_l1,
+        prox.weighted_l1,
+        jaxreg.AdaptiveL1,
+        remembers=True,
+        metric_prox=True,
+        reference=ref.weighted_l1,
+        options={"weights": (fisher_of, 0.7)},
+        above={"epsilon": 0.0},
+        degree=1.0,
+        separable=True,
+        steps_for_each=True,
+    ),
+    Case(
         penalties.linf,
         prox.linf,
         jaxreg.LInf,
         reference=ref.largest,
         degree=1.0,
         kills=True,
+    ),
+    Case(
+        penalties.total_variation,
+        prox.total_variation,
+        jaxreg.TotalVariation,
+        reference=ref.total_variation,
+        layouts=SIGNALS,
+        degree=1.0,
+        kills=False,
+    ),
+    Case(
+        penalties.fused_lasso,
+        prox.fused_lasso,
+        jaxreg.FusedLasso,
+        reference=ref.fused_lasso,
+        options={"l1": (0.6, 1.0), "tv": (0.8, 1.4)},
+        layouts=SIGNALS,
+        degree=1.0,
     ),
     Case(
         penalties.group_lasso,

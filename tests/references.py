@@ -55,8 +55,23 @@ def anchor(points, target, fisher=1.0):
     return np.sum(squares.reshape(len(points), -1), axis=1) / 2
 
 
+def weighted_l1(points, weights):
+    sizes = np.asarray(weights, np.float64) * np.abs(points)
+    return np.sum(sizes.reshape(len(points), -1), axis=1)
+
+
 def largest(points):
     return np.max(np.abs(points).reshape(len(points), -1), axis=1, initial=0.0)
+
+
+def total_variation(points, axis):
+    """The axis is counted from the front of a point."""
+    return np.sum(np.abs(np.diff(points, axis=axis + 1)).reshape(len(points), -1), axis=1)
+
+
+def fused_lasso(points, axis, l1=1.0, tv=1.0):
+    absolute = np.sum(np.abs(points).reshape(len(points), -1), axis=1)
+    return l1 * absolute + tv * total_variation(points, axis)
 
 
 def norms_of_groups(points, within):
@@ -73,7 +88,9 @@ def group_norms(points, within, size_weighted=False):
 
 
 def group_mcp(points, within, size_weighted=False, lam=1.0, gamma=3.0):
-    return np.sum(mcp(norms_of_groups(points, within), lam * root_of_size(points, within, size_weighted), gamma), axis=1)
+    return np.sum(
+        mcp(norms_of_groups(points, within), lam * root_of_size(points, within, size_weighted), gamma), axis=1
+    )
 
 
 def group_scad(points, within, size_weighted=False, lam=1.0, a=3.7):

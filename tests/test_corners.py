@@ -95,7 +95,8 @@ def test_a_step_is_multiplied_in_the_wider_precision():
 
 @pytest.mark.parametrize("name", prox.__all__)
 def test_a_step_of_another_shape_and_the_same_size_is_an_error(name):
-    options = {"target": jnp.zeros((3, 1))} if name == "anchor" else {}
+    needed = {"anchor": "target", "weighted_l1": "weights"}
+    options = {needed[name]: jnp.zeros((3, 1))} if name in needed else {}
     with pytest.raises(ValueError, match="`step` must be a scalar"):
         getattr(prox, name)(jnp.ones((3, 1)), jnp.ones(3), **options)
 

@@ -27,13 +27,13 @@ PACKAGE = ROOT / "jaxreg"
 # after its modules.
 FLOORS = (
     ("_names", "_checks", "_shards", "_alike", "_numerics", "_pytree", "_matrix", "_paths", "_tables"),
-    ("_plans", "_spread", "_gram", "_angles", "_products", "_convolution", "_singular", "_selection"),
-    ("penalties._elementwise", "penalties._groups", "penalties._norms"),
+    ("_plans", "_spread", "_variation", "_gram", "_angles", "_products", "_convolution", "_singular", "_selection"),
+    ("penalties._elementwise", "penalties._differences", "penalties._groups", "penalties._norms"),
     ("penalties._orthogonality", "penalties"),
-    ("prox._elementwise", "prox._groups", "prox._norms", "prox._orthogonality", "prox"),
+    ("prox._elementwise", "prox._differences", "prox._groups", "prox._norms", "prox._orthogonality", "prox"),
     ("_projections",),
     ("_config", "_term", "_evaluate", "_base", "_constraint", "_fields", "_regularizers._shipped"),
-    ("_regularizers._elementwise", "_regularizers._groups", "_regularizers._norms"),
+    ("_regularizers._elementwise", "_regularizers._differences", "_regularizers._groups", "_regularizers._norms"),
     ("_regularizers._orthogonality",),
     ("_regularizers", "constraints._shipped", "constraints._elementwise", "constraints._groups", "constraints._norms"),
     ("constraints._sparsity", "constraints", "_serialization", "_matching", "_short"),

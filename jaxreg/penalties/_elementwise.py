@@ -23,6 +23,19 @@ def l1(x: ArrayLike) -> jax.Array:
 
 
 @public
+def weighted_l1(x: ArrayLike, *, weights: ArrayLike) -> jax.Array:
+    """Returns the sum of weighted absolute values, Σ w|x|, for weights w >= 0: a number, or an array of the shape of x.
+
+    The gradient is w · sign(x), and 0 at 0. See `jaxreg.AdaptiveL1`.
+
+    >>> float(jaxreg.penalties.weighted_l1(jnp.array([1.0, -2.0]), weights=jnp.array([3.0, 0.5])))
+    4.0
+    """
+    x = as_wide(x)
+    return sum_of(array_option(weights, x, name="weights", or_number=True) * magnitude(x))
+
+
+@public
 def l2(x: ArrayLike) -> jax.Array:
     """Returns the sum of squares, Σx². As in Keras, there is no ½.
 

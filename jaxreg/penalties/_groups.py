@@ -63,7 +63,7 @@ def group_mcp(
     batch_axis: Axes = (),
     size_weighted: bool = False,
 ) -> jax.Array:
-    """Returns the minimax concave penalty of the norms n of groups: the sum of λn − n²/(2γ) up to γλ, and of γλ²/2 beyond.
+    """Returns the MCP of the norms n of groups: the sum of λn − n²/(2γ) where n ≤ γλ, and of γλ²/2 beyond.
 
     The gradient of a group is (λ − n/γ)₊ x_g/n, and 0 at a group of zeros. See `jaxreg.GroupMCP`.
 
@@ -86,7 +86,7 @@ def group_scad(
     batch_axis: Axes = (),
     size_weighted: bool = False,
 ) -> jax.Array:
-    """Returns the SCAD penalty of the norms n of groups: the sum of λn up to λ, a parabola up to aλ, λ²(a + 1)/2 beyond.
+    """Returns the SCAD of the norms n of groups: the sum of λn up to λ, of a parabola up to aλ, and λ²(a + 1)/2 beyond.
 
     The gradient of a group is x_g/n times λ up to λ, (aλ − n)/(a − 1) up to aλ and 0 beyond. It is 0 at a group of
     zeros. See `jaxreg.GroupSCAD`.
@@ -107,9 +107,7 @@ def _finite_norm(x: jax.Array, axes: Over) -> jax.Array:
 
 
 @public
-def hinged_norm(
-    x: ArrayLike, *, threshold: ArrayLike = 1.0, group_axis: Axes = -1, batch_axis: Axes = ()
-) -> jax.Array:
+def hinged_norm(x: ArrayLike, *, threshold: ArrayLike = 1.0, group_axis: Axes = -1, batch_axis: Axes = ()) -> jax.Array:
     """Returns the sum of squares of what the norms of groups have beyond a threshold c >= 0, Σ_g (‖x_g‖ − c)₊².
 
     The gradient of a group is 2(1 − c/‖x_g‖)₊ x_g. See `jaxreg.HingedNorm`.
@@ -124,7 +122,7 @@ def hinged_norm(
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _squares_beyond(x: jax.Array, threshold: jax.Array, axes: Over) -> jax.Array:
-    """Returns (‖x‖ − c)₊² over `axes`, the squared distance from a ball. Its gradient fits where the square does not."""
+    """Returns (‖x‖ − c)₊² over `axes`, a squared distance from a ball. Its gradient fits where the square does not."""
     return sum_of(jnp.square(x * _share_beyond(x, threshold, axes)), axes)
 
 

@@ -17,6 +17,7 @@ Each penalty has a regularizer on `jaxreg`, whose docstring has the full text: w
 """
 
 from jaxreg._names import list_names as _list_names
+from jaxreg.prox._differences import *
 from jaxreg.prox._elementwise import *
 from jaxreg.prox._groups import *
 from jaxreg.prox._norms import *

@@ -34,6 +34,19 @@ def l1(x: ArrayLike, step: ArrayLike) -> jax.Array:
 
 
 @public
+def weighted_l1(x: ArrayLike, step: ArrayLike, *, weights: ArrayLike) -> jax.Array:
+    """Returns sign(x)(|x| − step·w)₊, the prox of `jaxreg.penalties.weighted_l1`. See `jaxreg.AdaptiveL1`.
+
+    >>> jaxreg.prox.weighted_l1(jnp.array([3.0, -2.0]), 1.0, weights=jnp.array([4.0, 0.5]))
+    Array([ 0. , -1.5], dtype=float32)
+    """
+    wide = as_wide(x)
+    return in_dtype_of(
+        x, soft(wide, checked_step(step, wide) * array_option(weights, wide, name="weights", or_number=True))
+    )
+
+
+@public
 def l2(x: ArrayLike, step: ArrayLike) -> jax.Array:
     """Returns x/(1 + 2·step): shrinkage, the prox of `jaxreg.penalties.l2`. See `jaxreg.L2`.
 
