@@ -446,7 +446,7 @@ class AdaptiveL1(Shipped):
     >>> adaptive = jaxreg.AdaptiveL1(0.5, epsilon=0.5)
     >>> memory = adaptive.init(jnp.array([1.5, -0.5]))
     >>> adaptive.prox(jnp.array([1.5, -0.5]), 1.0, memory=memory)
-    Array([ 1.25,  0.  ], dtype=float32)
+    Array([1.25, 0.  ], dtype=float32)
 
     Source: Zou, The adaptive lasso and its oracle properties, 2006; Candès, Wakin and Boyd, Enhancing sparsity by
     reweighted ℓ1 minimization, 2008, for weights that are made again.

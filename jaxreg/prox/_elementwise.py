@@ -112,7 +112,7 @@ def l_two_thirds(x: ArrayLike, step: ArrayLike) -> jax.Array:
     one, a hyperbolic cosine. See `jaxreg.LTwoThirds`.
 
     >>> print(jaxreg.prox.l_two_thirds(jnp.array([3.0, -1.0]), 1.0).round(4))
-    [2.5031 0.    ]
+    [2.5094 0.    ]
     """
     wide = as_wide(x)
     size, step = jnp.abs(wide), checked_step(step, wide)
