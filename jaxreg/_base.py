@@ -218,8 +218,8 @@ class Sum(Regularizer):
         if groups is not None and len(penalties) == 1 and penalties[0]._norm_groups() == groups:
             return ""
         return (
-            "a constraint and a penalty have one where both are for single weights (L1, L2, L1L2, Huber or Anchor with "
-            "NonNeg, Box or KeepZeros), or for the norms of the same groups (GroupLasso with MaxNorm)"
+            "a constraint and a penalty have one where both are for single weights (L1, L2, L1L2, AdaptiveL1, Huber or "
+            "Anchor with NonNeg, Box or KeepZeros), or for the norms of the same groups (GroupLasso with MaxNorm)"
         )
 
     def prox(self, x: jax.Array, step: Any, *, memory: Any = ()) -> jax.Array:

@@ -260,6 +260,13 @@ GROUPS = (
     groups((2, 4, 3), within=(1,), group_axis=(0, 2)),
 )
 
+SIGNALS = (
+    Layout((3, 4), {}, {"axis": 1}),
+    Layout((7,), {}, {"axis": 0}),
+    Layout((2, 3, 4), {"axis": 1}, {"axis": 1}),
+    Layout((4, 3), {"axis": 0}, {"axis": 0}),
+)
+
 
 def all_matrices(other):
     """The axes of the last come in the order of a 3-cycle, whose inverse is another permutation."""
@@ -343,6 +350,17 @@ CASES = (
         metric_prox=True,
     ),
     Case(
+        penalties.l_two_thirds,
+        prox.l_two_thirds,
+        jaxreg.LTwoThirds,
+        reference=ref.of_weights(ref.two_thirds),
+        convex=False,
+        degree=2 / 3,
+        separable=True,
+        steps_for_each=True,
+        metric_prox=True,
+    ),
+    Case(
         penalties.huber,
         prox.huber,
         jaxreg.Huber,
@@ -407,12 +425,43 @@ CASES = (
         overflows=True,
     ),
     Case(
+        penalties.weighted_l1,
+        prox.weighted_l1,
+        jaxreg.AdaptiveL1,
+        remembers=True,
+        metric_prox=True,
+        reference=ref.weighted_l1,
+        options={"weights": (fisher_of, 0.7)},
+        above={"epsilon": 0.0},
+        degree=1.0,
+        separable=True,
+        steps_for_each=True,
+    ),
+    Case(
         penalties.linf,
         prox.linf,
         jaxreg.LInf,
         reference=ref.largest,
         degree=1.0,
         kills=True,
+    ),
+    Case(
+        penalties.total_variation,
+        prox.total_variation,
+        jaxreg.TotalVariation,
+        reference=ref.total_variation,
+        layouts=SIGNALS,
+        degree=1.0,
+        kills=False,
+    ),
+    Case(
+        penalties.fused_lasso,
+        prox.fused_lasso,
+        jaxreg.FusedLasso,
+        reference=ref.fused_lasso,
+        options={"l1": (0.6, 1.0), "tv": (0.8, 1.4)},
+        layouts=SIGNALS,
+        degree=1.0,
     ),
     Case(
         penalties.group_lasso,
@@ -436,6 +485,40 @@ CASES = (
         degree=1.0,
         steps_for_each=True,
         metric_prox=True,
+    ),
+    Case(
+        penalties.group_mcp,
+        prox.group_mcp,
+        jaxreg.GroupMCP,
+        reference=ref.group_mcp,
+        options={"size_weighted": (False, True), "lam": (0.8, 1.3), "gamma": (2.0, 1.3, 3.0)},
+        above={"gamma": 0.0},
+        layouts=GROUPS,
+        steps=(0.3, 1.4, 2.5),  # the last ones are longer than some γ
+        convex=False,
+        bounded=True,
+    ),
+    Case(
+        penalties.group_scad,
+        prox.group_scad,
+        jaxreg.GroupSCAD,
+        reference=ref.group_scad,
+        options={"size_weighted": (False, True), "lam": (0.4, 1.1), "a": (3.7, 2.5)},
+        above={"a": 1.0},
+        layouts=GROUPS,
+        steps=(0.3, 1.8, 4.0),  # the last ones are longer than some a − 1
+        convex=False,
+        bounded=True,
+    ),
+    Case(
+        penalties.hinged_norm,
+        prox.hinged_norm,
+        jaxreg.HingedNorm,
+        reference=ref.hinged_norm,
+        options={"threshold": (1.0, 0.7)},
+        layouts=GROUPS,
+        kills=False,
+        overflows=True,
     ),
     Case(
         penalties.hoyer_square,

@@ -27,6 +27,10 @@ def is_not_zero(size):
     return (size > 1e-37) * 1.0
 
 
+def two_thirds(size):
+    return np.cbrt(size) ** 2
+
+
 def huber(size, delta=1.0):
     return np.where(size <= delta, size**2 / (2 * delta), size - delta / 2)
 
@@ -51,15 +55,50 @@ def anchor(points, target, fisher=1.0):
     return np.sum(squares.reshape(len(points), -1), axis=1) / 2
 
 
+def weighted_l1(points, weights):
+    sizes = np.asarray(weights, np.float64) * np.abs(points)
+    return np.sum(sizes.reshape(len(points), -1), axis=1)
+
+
 def largest(points):
     return np.max(np.abs(points).reshape(len(points), -1), axis=1, initial=0.0)
 
 
+def total_variation(points, axis):
+    """The axis is counted from the front of a point."""
+    return np.sum(np.abs(np.diff(points, axis=axis + 1)).reshape(len(points), -1), axis=1)
+
+
+def fused_lasso(points, axis, l1=1.0, tv=1.0):
+    absolute = np.sum(np.abs(points).reshape(len(points), -1), axis=1)
+    return l1 * absolute + tv * total_variation(points, axis)
+
+
+def norms_of_groups(points, within):
+    """The norms over the axes `within` of each point, as (points, groups)."""
+    return np.sqrt(np.sum(points**2, axis=tuple(axis + 1 for axis in within))).reshape(len(points), -1)
+
+
+def root_of_size(points, within, size_weighted):
+    return np.sqrt(np.prod([points.shape[axis + 1] for axis in within])) if size_weighted else 1.0
+
+
 def group_norms(points, within, size_weighted=False):
-    """The norms over the axes `within` of each point, added up."""
-    weight = np.sqrt(np.prod([points.shape[axis + 1] for axis in within])) if size_weighted else 1.0
-    norms = np.sqrt(np.sum(points**2, axis=tuple(axis + 1 for axis in within)))
-    return weight * np.sum(norms.reshape(len(points), -1), axis=1)
+    return root_of_size(points, within, size_weighted) * np.sum(norms_of_groups(points, within), axis=1)
+
+
+def group_mcp(points, within, size_weighted=False, lam=1.0, gamma=3.0):
+    return np.sum(
+        mcp(norms_of_groups(points, within), lam * root_of_size(points, within, size_weighted), gamma), axis=1
+    )
+
+
+def group_scad(points, within, size_weighted=False, lam=1.0, a=3.7):
+    return np.sum(scad(norms_of_groups(points, within), lam * root_of_size(points, within, size_weighted), a), axis=1)
+
+
+def hinged_norm(points, within, threshold=1.0):
+    return np.sum(np.maximum(norms_of_groups(points, within) - threshold, 0) ** 2, axis=1)
 
 
 def sparse_groups(points, within, l1=1.0, group=1.0, size_weighted=False):

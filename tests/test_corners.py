@@ -41,6 +41,25 @@ def test_the_prox_of_a_half_power_of_large_weights():
         assert np.all(found < np.asarray(x))
 
 
+def test_the_prox_of_a_power_of_two_thirds_of_large_weights():
+    """Far above the threshold, y + ⅔τ/∛y = x."""
+    with jax.enable_x64(True):
+        x = jnp.asarray([1e5, 1e6, 1e8, 1e10])
+        found = np.asarray(prox.l_two_thirds(x, 1.0))
+        np.testing.assert_allclose(found + 2 / (3 * np.cbrt(found)), x, rtol=1e-14)
+        assert np.all(found < np.asarray(x))
+
+
+def test_the_prox_of_a_power_of_two_thirds_at_its_threshold():
+    """It jumps from 0 to half the weight."""
+    for step in (1e-30, 1e-3, 1.0, 1e30):
+        threshold = 2 * (2 / 3 * step) ** 0.75
+        x = np.float32(threshold) * np.float32([1 - 1e-6, 1 + 1e-6])
+        below, above = np.asarray(prox.l_two_thirds(jnp.asarray(x), step))
+        assert below == 0
+        np.testing.assert_allclose(above, x[1] / 2, rtol=1e-5)
+
+
 def test_scad_at_the_step_at_which_it_stops_to_be_convex():
     x = jnp.array([-5.0, -2.0, 0.1, 1.5, 3.0])
     for step in (1.0, jnp.ones(5)):
@@ -76,7 +95,8 @@ def test_a_step_is_multiplied_in_the_wider_precision():
 
 @pytest.mark.parametrize("name", prox.__all__)
 def test_a_step_of_another_shape_and_the_same_size_is_an_error(name):
-    options = {"target": jnp.zeros((3, 1))} if name == "anchor" else {}
+    needed = {"anchor": "target", "weighted_l1": "weights"}
+    options = {needed[name]: jnp.zeros((3, 1))} if name in needed else {}
     with pytest.raises(ValueError, match="`step` must be a scalar"):
         getattr(prox, name)(jnp.ones((3, 1)), jnp.ones(3), **options)
 

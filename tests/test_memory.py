@@ -22,7 +22,7 @@ from jax.sharding import PartitionSpec as P
 from test_shards import AUTO, PLACES, in_shards, within
 
 import jaxreg
-from jaxreg import L1, Anchor, Regularizer, Rules
+from jaxreg import L1, AdaptiveL1, Anchor, Regularizer, Rules
 from jaxreg.constraints import KeepNorm, KeepZeros, MaxNorm, NonNeg
 
 pytestmark = pytest.mark.standard_promotion  # optimizers of optax mix dtypes
@@ -123,6 +123,83 @@ def test_an_anchor_is_its_formula(shape, with_importance):
     assert anchor.has_metric_prox
     low = anchor(jnp.asarray(x, jnp.bfloat16), memory=memory)
     assert low.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (), (2, 3, 4)])
+@pytest.mark.parametrize("gamma", [1.0, 0.5, 0.0])
+def test_adaptive_weights_are_their_formula(shape, gamma):
+    rng = np.random.default_rng(0)
+    x, first, given = (rng.normal(size=shape).astype(np.float32) for _ in range(3))
+    adaptive = 2.0 * AdaptiveL1(0.7, gamma=gamma, epsilon=0.1)
+    for extras, weights in (({}, (np.abs(first) + 0.1) ** -gamma), ({"weights": np.abs(given)}, np.abs(given))):
+        memory = adaptive.init(jnp.asarray(first), **jax.tree.map(jnp.asarray, extras))
+        np.testing.assert_allclose(memory, weights, rtol=1e-6)
+        value, gradient = jax.value_and_grad(adaptive)(jnp.asarray(x), memory=memory)
+        np.testing.assert_allclose(value, 1.4 * ref.weighted_l1(x[None], weights)[0], rtol=1e-6)
+        np.testing.assert_allclose(gradient, 1.4 * weights * np.sign(x), rtol=1e-6)
+        for step in (0.3, np.abs(rng.normal(size=shape)).astype(np.float32)):
+            found = adaptive.prox(jnp.asarray(x), step, memory=memory)
+            expected = np.sign(x) * np.maximum(np.abs(x) - step * 1.4 * weights, 0)
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert adaptive.has_prox
+    assert adaptive.has_metric_prox
+    assert adaptive(jnp.asarray(x, jnp.bfloat16), memory=memory).dtype == jnp.float32
+
+
+def test_adaptive_weights_at_awkward_points():
+    """They are finite at 0 and at any size, in float32 for a narrow array, and show a NaN."""
+    for epsilon, gamma in ((1e-3, 1.0), (1e-30, 2.0), (1e30, 2.0)):
+        made = AdaptiveL1(1.0, gamma=gamma, epsilon=epsilon)
+        memory = made.init(jnp.array([0.0, 1e-42, 1e-30, 1e38], jnp.float32))
+        assert np.all(np.isfinite(memory))
+        assert made(jnp.zeros(4), memory=memory) == 0
+        assert not np.any(jax.grad(made)(jnp.zeros(4), memory=memory))
+    narrow = AdaptiveL1(1.0).init(jnp.ones(2, jnp.float16))
+    np.testing.assert_allclose(narrow, np.full(2, 1 / 1.001, np.float32), rtol=1e-6)
+    assert np.isnan(AdaptiveL1(1.0).init(jnp.array([jnp.nan]))[0])
+    assert AdaptiveL1(1.0).init(jnp.ones((0, 3))).shape == (0, 3)
+
+
+ADAPTIVE = Rules((PATTERN, AdaptiveL1(LAM, epsilon=0.25)))
+
+
+@pytest.mark.parametrize("place", [*PLACES, "with specs"])
+def test_adaptive_weights_of_shards(place):
+    """Memory, penalty, gradient and prox are those of the whole, and divided as the parameter is."""
+    params, spec = tree(np.arange(1.0, 33.0).reshape(8, 4)), {"layer": {"kernel": P("d", "m"), "bias": P()}}
+
+    def work(rules, params):
+        memory = rules.init(params)
+        value, gradients = jax.value_and_grad(lambda p: rules(p, memory=memory))(params)
+        found = memory["layer"]["kernel"], gradients["layer"]["kernel"], rules.prox(params, 0.3, memory=memory)["layer"]
+        return value, *found[:2], found[2]["kernel"]
+
+    expected = work(ADAPTIVE, params)
+    if place == "with specs":
+        known, out = ADAPTIVE.with_specs(spec), P("d", "m")
+        found = in_shards(lambda p: work(known, p), spec, (P(), out, out, out))(params)
+    else:
+        with within(place):
+            shardings = jax.tree.map(lambda s: NamedSharding(PLACES[place][0], s), spec)
+            found = jax.jit(lambda p: work(ADAPTIVE, p))(jax.device_put(params, shardings))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["from the start", "from others", "given"])
+@pytest.mark.parametrize("optimizer", [jaxreg.proximal_sgd, jaxreg.proximal_adam])
+def test_adaptive_weights_reach_the_minimum_of_a_quadratic(optimizer, kind):
+    trees = {
+        "from the start": (None, 1 / (np.abs(START) + 0.25)),
+        "from others": (ADAPTIVE.init(tree(PRETRAINED)), 1 / (np.abs(PRETRAINED) + 0.25)),
+        "given": (ADAPTIVE.init(tree(START), weights=tree(FISHER)), FISHER),
+    }
+    memory, weights = trees[kind]
+    found, _ = trained(optimizer(RATE, ADAPTIVE, **({} if memory is None else {"memory": memory})))
+    least = CURVATURE * np.abs(TARGET) - LAM * weights
+    expected = np.where(least > 0, np.sign(TARGET) * least / CURVATURE, 0)
+    np.testing.assert_array_equal(found == 0, expected == 0)
+    np.testing.assert_allclose(found, expected, atol=3e-5)
 
 
 def test_memory_is_never_differentiated():
@@ -244,6 +321,18 @@ FAULTS = {
     "a negative importance": (
         lambda: ANCHORED.init(tree(START), importance=jax.tree.map(np.asarray, tree(-FISHER))),
         r"at `layer/kernel`.*`importance` must be finite and >= 0",
+    ),
+    "misshapen weights": (
+        lambda: ADAPTIVE.init(tree(START), weights={"layer": {"kernel": jnp.ones(3)}}),
+        r"at `layer/kernel`.*`weights` must have the shape of the array, float32\[2,3\], got float32\[3\]",
+    ),
+    "negative weights": (
+        lambda: ADAPTIVE.init(tree(START), weights=jax.tree.map(np.asarray, tree(-FISHER))),
+        r"at `layer/kernel`.*`weights` must be finite and >= 0",
+    ),
+    "memory of another shape for weights": (
+        lambda: ADAPTIVE(tree(START), memory=ADAPTIVE.init({"layer": {"kernel": jnp.ones((3, 2))}})),
+        r"at `layer/kernel`.*`memory` must be the weights from `init`, of the shape",
     ),
     "no importance": (
         lambda: ANCHORED.init(tree(START), importance=jax.tree.map(lambda x: x > 0, tree(FISHER))),

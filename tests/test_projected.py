@@ -16,7 +16,7 @@ from sklearn.linear_model import ElasticNet, Lasso
 from test_stated_problem import ALIASES, CURVATURE, LAM, PARAMS, RATE, RIGHT, TARGET, solve
 
 import jaxreg
-from jaxreg import L1, L1L2, L2, Anchor, GroupLasso, Huber, Rules, constraints, proximal
+from jaxreg import L1, L1L2, L2, AdaptiveL1, Anchor, GroupLasso, Huber, Rules, constraints, proximal
 from jaxreg.constraints import Box, Constraint, KeepNorm, KeepZeros, MaxNorm, NonNeg, UnitNorm
 
 # Optimizers of optax mix dtypes, and some warn that they are deprecated.
@@ -238,6 +238,10 @@ WITH_SET = {
     "Anchor + Box": (
         Anchor(0.5) + Box(-0.5, 0.9),
         lambda w: np.clip((CURVATURE * w + 0.5 * np.asarray(START)) / (CURVATURE + 0.5), -0.5, 0.9),
+    ),
+    "AdaptiveL1 + Box": (
+        AdaptiveL1(LAM, epsilon=1.0) + Box(-0.5, 0.9),
+        lambda w: np.clip(soft(CURVATURE * w, LAM / (np.abs(START) + 1)) / CURVATURE, -0.5, 0.9),
     ),
     "L1 + KeepZeros": (
         L1(LAM) + KeepZeros(),

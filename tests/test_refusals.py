@@ -47,6 +47,9 @@ NO_NUMBERS = [
 ]
 NO_ARRAYS_OF_NUMBERS = [(np.array(["a", "b"]), "must hold numbers"), (np.array([True]), "must hold numbers")]
 
+# The arrays that a function must be given.
+NEEDED = {"target", "weights"}
+
 
 def numbers_of(function):
     """The keyword options whose default is a number."""
@@ -57,13 +60,13 @@ def numbers_of(function):
 def calls():
     """Each function with each of its numbers, as a call with this number, its name and what it must be greater than."""
     for case in PENALTIES:
-        rest = {"target": X} if "target" in case.options else {}
+        rest = dict.fromkeys(NEEDED & set(case.options), X)
         functions = [(case.penalty, (X,)), (case.prox, (X, 0.5))]
         for function, arguments in functions:
             for name in numbers_of(function) if function is not None else ():
                 yield function, arguments, rest, name, case.above.get(name)
     for case in PENALTIES:
-        rest = {"target": X} if "target" in case.options else {}
+        rest = dict.fromkeys(NEEDED & set(case.options), X)
         if case.prox is not None:
             yield lambda x, step, f=case.prox, **rest: f(x, step, **rest), (X,), rest, "step", None
 
@@ -342,6 +345,19 @@ def test_a_scalar_has_no_groups(call):
         call(jnp.ones(()))
 
 
+@pytest.mark.parametrize("axis", [2, -3])
+def test_the_axis_of_signals_is_one_of_the_array(axis):
+    for call in (
+        lambda: penalties.total_variation(X, axis=axis),
+        lambda: prox.total_variation(X, 1.0, axis=axis),
+        lambda: penalties.fused_lasso(X, axis=axis),
+        lambda: jaxreg.TotalVariation(1.0, axis)(X),
+        lambda: jaxreg.Rules((r"", jaxreg.FusedLasso(1.0, axis))).explain(X),
+    ):
+        with pytest.raises(ValueError, match=r"`axis` must lie in \[-2, 2\) for rank 2"):
+            call()
+
+
 # Choices.
 
 BAD_CHOICES = {
@@ -354,6 +370,12 @@ BAD_CHOICES = {
         (1, TypeError, "must be a bool, got int 1"),
         (None, TypeError, "must be a bool, got None"),
         ("yes", TypeError, "must be a bool, got str 'yes'"),
+    ],
+    "axis": [
+        (1.5, TypeError, "must be an int, got float 1.5"),
+        (True, TypeError, "must be an int, got bool"),
+        ((0,), TypeError, "must be an int, got tuple"),
+        (None, TypeError, "must be an int, got None"),
     ],
     "stride": [
         (0, ValueError, "must be at least 1, got 0"),
@@ -426,7 +448,7 @@ def test_every_choice_is_in_the_tables():
             parameters = inspect.signature(function).parameters.values()
             found |= {p.name for p in parameters if p.kind is p.KEYWORD_ONLY and not isinstance(p.default, float)}
     axes = {name for name in found if name.endswith("_axis")}
-    assert found - axes == {*BAD_CHOICES, "target", "precision", "key"}
+    assert found - axes == {*BAD_CHOICES, *NEEDED, "precision", "key"}
 
 
 # Arrays of the shape of x.
@@ -462,9 +484,25 @@ def test_arrays_for_each_weight_have_its_shape(call):
         call(X)
 
 
+@pytest.mark.parametrize("call", [penalties.weighted_l1, lambda x, **options: prox.weighted_l1(x, 1.0, **options)])
+def test_numbers_for_each_weight_have_its_shape(call):
+    for value, message in BAD_ARRAYS:
+        for form in (lambda f, v: f(v), lambda f, v: jax.jit(f)(v)):
+            with pytest.raises(ValueError, match=f"`weights` must be a number or an array {message}"):
+                form(lambda v: call(X, weights=v), value)
+    for no_number in ("x", None, jnp.ones((2, 2), bool), jnp.ones((2, 2), complex)):
+        with pytest.raises(TypeError, match=r"`weights` must be a (real )?number, got"):
+            call(X, weights=no_number)
+    for bad in (-1.0, np.array([[1.0, -1.0], [1.0, 1.0]]), np.full((2, 2), np.nan), np.full((2, 2), np.inf)):
+        with pytest.raises(ValueError, match="`weights` must be finite and >= 0"):
+            call(X, weights=bad)
+    with pytest.raises(TypeError, match="required keyword-only argument: 'weights'"):
+        call(X)
+
+
 @pytest.mark.parametrize("case", [case for case in PENALTIES if case.prox is not None], ids=str)
 def test_steps_have_the_shape_of_x_or_none(case):
-    rest = {"target": X} if "target" in case.options else {}
+    rest = dict.fromkeys(NEEDED & set(case.options), X)
     for step in [jnp.ones(2), jnp.ones((1, 2)), jnp.ones((1,)), jnp.ones((1, 1))]:
         for call in (case.prox, jax.jit(case.prox)):
             with pytest.raises(ValueError, match="`step` must be a scalar"):

@@ -4,6 +4,7 @@ from jaxreg._names import list_names as _list_names
 from jaxreg._regularizers._activities import *
 from jaxreg._regularizers._elementwise import *
 from jaxreg._regularizers._groups import *
+from jaxreg._regularizers._neighbors import *
 from jaxreg._regularizers._norms import *
 from jaxreg._regularizers._orthogonality import *
 

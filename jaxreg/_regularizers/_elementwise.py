@@ -4,9 +4,10 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxreg import penalties, prox
-from jaxreg._checks import as_real, checked_number, describe
+from jaxreg._checks import as_real, checked_number, describe, option
 from jaxreg._evaluate import fitting, in_order
 from jaxreg._fields import number, strength
 from jaxreg._names import public
@@ -197,6 +198,34 @@ class LHalf(Shipped):
 
 
 @public
+class LTwoThirds(Shipped):
+    """The sum of powers, factor · Σ|x|^⅔.
+
+    It lies between `LHalf` and `L1`: its threshold is softer than that of LHalf, and it shrinks large weights less than
+    L1 does. It is not convex, so the result depends on the start.
+
+    Shapes and dtypes are those of `L1`. The gradient ⅔ factor · sign(x)/|x|^⅓ grows without bound towards 0, and is 0
+    at 0 itself, so prefer the prox to the gradient. The prox with step η sets weights up to 2(⅔η · factor)^¾ to zero.
+
+    Args:
+      factor: the strength, a number >= 0 or an array.
+
+    Raises:
+      TypeError, ValueError: `factor` is not a finite number >= 0.
+
+    >>> float(jaxreg.LTwoThirds(0.5)(jnp.array([8.0, -1.0, 0.0])))
+    2.5
+
+    Source: Cao, Sun and Xu, Fast image deconvolution using closed-form thresholding formulas of Lq (q = 1/2, 2/3)
+    regularization, 2013.
+    """
+
+    factor: Any = strength(0.01)
+
+    _penalty, _prox, has_metric_prox = penalties.l_two_thirds, prox.l_two_thirds, True
+
+
+@public
 class Huber(Shipped):
     """The Huber penalty, factor · the sum of x²/(2δ) where |x| ≤ δ, and of |x| − δ/2 beyond.
 
@@ -360,15 +389,7 @@ class Anchor(Shipped):
 
     def init(self, x: jax.Array, *, importance: Any = None) -> Any:
         reference = as_floats(x)
-        if importance is None:
-            return reference
-        if not hasattr(importance, "dtype") or importance.shape != reference.shape:
-            raise ValueError(
-                f"`importance` must have the shape of the array, {describe(reference)}, got {describe(importance)}"
-            )
-        importance = as_real(checked_number(importance, name="importance"), name="importance")
-        is_float = jnp.issubdtype(importance.dtype, jnp.floating)
-        return reference, as_wide(importance if is_float else importance.astype(jnp.float32))
+        return reference if importance is None else (reference, _numbers_for(reference, importance, "importance"))
 
     def __call__(self, x: jax.Array, *, memory: Any = None) -> jax.Array:
         return self._scaled(penalties.anchor(x, **_remembered(memory, x)))
@@ -386,3 +407,74 @@ def _remembered(memory: Any, x: jax.Array) -> dict[str, Any]:
         target, fisher = pair
         return {"target": fitting(target, x, "the reference from `init`"), "fisher": fitting(fisher, x, "importance")}
     return {"target": fitting(memory, x, "the reference from `init`, or it and its importance")}
+
+
+def _numbers_for(x: jax.Array, numbers: Any, name: str) -> jax.Array:
+    """Returns numbers >= 0 for the weights of an array, which are given for `init`."""
+    if not hasattr(numbers, "dtype") or numbers.shape != x.shape:
+        raise ValueError(f"`{name}` must have the shape of the array, {describe(x)}, got {describe(numbers)}")
+    numbers = as_real(checked_number(numbers, name=name), name=name)
+    return as_wide(numbers if jnp.issubdtype(numbers.dtype, jnp.floating) else numbers.astype(jnp.float32))
+
+
+@public
+class AdaptiveL1(Shipped):
+    """The adaptive lasso, factor · Σ w|x|, whose weights w are small where a first fit is large.
+
+    Under `jaxreg.proximal` it makes weights that were small exactly zero, and shrinks those that were large far less
+    than `L1` does. Use it on a network that has been trained without a penalty, or with a weak one. The weights are
+    kept as memory, and made at `init` of the array x₀ that is given there: w = 1/(|x₀| + ε)^γ. With
+    `memory=rules.init(trained)` they come from other parameters, and with `memory=rules.init(params, weights=tree)`
+    they are given.
+
+    The array has any shape and a real floating-point dtype. The penalty is a scalar in at least float32, and the
+    gradient and the prox have the dtype of the array. The memory is w, in the shape of the array and in at least
+    float32. The transforms take it as `memory=` and keep it in their state, and so does `rules(params, memory=...)` in
+    a loss. For a single array, `regularizer.init(x)` makes it. It stays as it is: for reweighted L1, call `init` again
+    from time to time. The gradient is factor · w · sign(x), and 0 at a weight that is exactly 0. Nothing flows to the
+    memory. The prox with step η sets weights up to η · factor · w to zero, and moves the others by that much.
+
+    Args:
+      factor: the strength, a number >= 0 or an array.
+      gamma: γ, how much the sizes of the first fit count, a number >= 0 or an array. With 0 it is L1.
+      epsilon: ε, which bounds the weights, a number > 0 or an array, in the unit of the weights of the network.
+
+    Raises:
+      TypeError, ValueError: `factor` or `gamma` is not a finite number >= 0, or `epsilon` is not one > 0. When called:
+        `memory` is missing or has another shape. On `init`: `weights` has another shape, or is a NumPy array with a
+        negative number.
+
+    >>> adaptive = jaxreg.AdaptiveL1(0.5, epsilon=0.5)
+    >>> memory = adaptive.init(jnp.array([1.5, -0.5]))
+    >>> adaptive.prox(jnp.array([1.5, -0.5]), 1.0, memory=memory)
+    Array([1.25, 0.  ], dtype=float32)
+
+    Source: Zou, The adaptive lasso and its oracle properties, 2006; Candès, Wakin and Boyd, Enhancing sparsity by
+    reweighted ℓ1 minimization, 2008, for weights that are made again.
+    """
+
+    factor: Any = strength(0.01)
+    gamma: Any = number(1.0)
+    epsilon: Any = number(1e-3, above=0.0)
+
+    _penalty, _prox, has_metric_prox = penalties.weighted_l1, prox.weighted_l1, True
+
+    def init(self, x: jax.Array, *, weights: Any = None) -> jax.Array:
+        x = as_floats(x)
+        if weights is not None:
+            return _numbers_for(x, weights, "weights")
+        wide = as_wide(x)
+        gamma, epsilon = option(self._number("gamma"), wide, name="gamma"), self._number("epsilon")
+        bounded = jnp.abs(wide) + option(epsilon, wide, name="epsilon", above=0.0)
+        # An infinite weight would make NaN of a zero.
+        return jnp.minimum(bounded**-gamma, np.finfo(wide.dtype).max)
+
+    def __call__(self, x: jax.Array, *, memory: Any = None) -> jax.Array:
+        return self._scaled(penalties.weighted_l1(x, weights=fitting(memory, x, "the weights from `init`")))
+
+    def prox(self, x: jax.Array, step: Any, *, memory: Any = None) -> jax.Array:
+        weights = fitting(memory, x, "the weights from `init`")
+        return prox.weighted_l1(x, self._step(step), weights=weights)
+
+    def _is_separable(self) -> bool:
+        return True

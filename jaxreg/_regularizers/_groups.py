@@ -92,6 +92,115 @@ class SparseGroupLasso(Shipped):
 
 
 @public
+class GroupMCP(Shipped):
+    """The minimax concave penalty of norms n of groups, factor · the sum of λn − n²/(2γ) up to γλ, and of γλ²/2 beyond.
+
+    Under `jaxreg.proximal` it makes whole groups zero, as `GroupLasso` does, and leaves groups with a norm beyond γλ as
+    they are. Use it to remove units without shrinking those that stay. It is not convex, so the result depends on the
+    start.
+
+    Shapes and dtypes are those of `GroupLasso`. The gradient of a group is factor · (λ − n/γ)₊ x_g/n, and 0 at a group
+    of zeros. The prox shortens each group to the norm that the prox of `MCP` makes of n. It is not for Adam's metric,
+    for the reason given in `MCP`.
+
+    Args:
+      factor: the strength, a number >= 0 or an array.
+      group_axis, batch_axis: as in `GroupLasso`.
+      lam: the slope λ at 0, a number >= 0 or an array.
+      gamma: how far the concave part reaches, in units of λ, a number > 0 or an array.
+      size_weighted: whether the λ of a group is multiplied by √(weights in a group), as R's `grpreg` does.
+
+    Raises:
+      TypeError, ValueError: as `GroupLasso` does, for `lam` too, and where `gamma` is not a finite number > 0.
+
+    >>> print(f"{jaxreg.GroupMCP(2.0, gamma=2.0)(jnp.array([[3.0, 0.6], [4.0, 0.8]])):.4f}")
+    3.5000
+
+    Source: Breheny and Huang, Group descent algorithms for nonconvex penalized linear and logistic regression models
+    with grouped predictors, 2015.
+    """
+
+    factor: Any = strength(0.01)
+    group_axis: Axes = axes(-1, kw_only=False)
+    lam: Any = number(1.0)
+    gamma: Any = number(3.0, above=0.0)
+    batch_axis: Axes = axes(())
+    size_weighted: bool = static(False)
+
+    _penalty, _prox = penalties.group_mcp, prox.group_mcp
+
+
+@public
+class GroupSCAD(Shipped):
+    """The SCAD penalty of norms n of groups, factor · the sum of λn up to λ, a parabola up to aλ, λ²(a + 1)/2 beyond.
+
+    It has the uses of `GroupMCP`, with a full push up to λ. It is not convex, so the result depends on the start.
+
+    Shapes and dtypes are those of `GroupLasso`. The gradient of a group is factor · x_g/n times λ up to λ,
+    (aλ − n)/(a − 1) up to aλ and 0 beyond. It is 0 at a group of zeros. The prox shortens each group to the norm that
+    the prox of `SCAD` makes of n. It is not for Adam's metric, for the reason given in `MCP`.
+
+    Args:
+      factor: the strength, a number >= 0 or an array.
+      group_axis, batch_axis: as in `GroupLasso`.
+      lam: the slope λ at 0, a number >= 0 or an array.
+      a: where the penalty becomes constant, in units of λ, a number > 1 or an array.
+      size_weighted: as in `GroupMCP`.
+
+    Raises:
+      TypeError, ValueError: as `GroupLasso` does, for `lam` too, and where `a` is not a finite number > 1.
+
+    >>> print(f"{jaxreg.GroupSCAD(2.0, a=3.0)(jnp.array([[3.0, 0.6], [4.0, 0.8]])):.4f}")
+    6.0000
+
+    Source: Breheny and Huang, Group descent algorithms for nonconvex penalized linear and logistic regression models
+    with grouped predictors, 2015.
+    """
+
+    factor: Any = strength(0.01)
+    group_axis: Axes = axes(-1, kw_only=False)
+    lam: Any = number(1.0)
+    a: Any = number(3.7, above=1.0)
+    batch_axis: Axes = axes(())
+    size_weighted: bool = static(False)
+
+    _penalty, _prox = penalties.group_scad, prox.group_scad
+
+
+@public
+class HingedNorm(Shipped):
+    """The squares of what norms of groups have beyond a threshold c, factor · Σ_g (‖x_g‖ − c)₊².
+
+    It is the soft form of `jaxreg.constraints.MaxNorm`: norms up to c are free, and longer groups are pulled back to c.
+    Use it to keep units from growing where a hard bound is too much. It makes no weight zero.
+
+    Shapes and dtypes are those of `GroupLasso`. The gradient of a group is 2 · factor · (1 − c/‖x_g‖)₊ x_g, so 0 up to
+    c. The prox with step η turns a norm n beyond c into (n + 2η · factor · c)/(1 + 2η · factor).
+
+    Args:
+      factor: the strength, a number >= 0 or an array.
+      group_axis, batch_axis: as in `GroupLasso`.
+      threshold: c, a number >= 0 or an array.
+
+    Raises:
+      TypeError, ValueError: as `GroupLasso` does, for `threshold` too.
+
+    >>> float(jaxreg.HingedNorm(0.5, threshold=2.0)(jnp.array([[3.0, 0.3], [4.0, 0.4]])))
+    4.5
+
+    Source: Parikh and Boyd, Proximal algorithms, 2014, for the prox of a squared distance; Srebro, Rennie and Jaakkola,
+    Maximum-margin matrix factorization, 2004, for bounded norms.
+    """
+
+    factor: Any = strength(0.01)
+    group_axis: Axes = axes(-1, kw_only=False)
+    threshold: Any = number(1.0)
+    batch_axis: Axes = axes(())
+
+    _penalty, _prox = penalties.hinged_norm, prox.hinged_norm
+
+
+@public
 class HoyerSquare(Shipped):
     """The Hoyer square, factor · (Σ|x|)²/Σx²: a measure of how many weights are large. The scale does not matter.
 

@@ -23,6 +23,19 @@ def l1(x: ArrayLike) -> jax.Array:
 
 
 @public
+def weighted_l1(x: ArrayLike, *, weights: ArrayLike) -> jax.Array:
+    """Returns the sum of weighted absolute values, Σ w|x|, for weights w >= 0: a number, or an array of the shape of x.
+
+    The gradient is w · sign(x), and 0 at 0. See `jaxreg.AdaptiveL1`.
+
+    >>> float(jaxreg.penalties.weighted_l1(jnp.array([1.0, -2.0]), weights=jnp.array([3.0, 0.5])))
+    4.0
+    """
+    x = as_wide(x)
+    return sum_of(array_option(weights, x, name="weights", or_number=True) * magnitude(x))
+
+
+@public
 def l2(x: ArrayLike) -> jax.Array:
     """Returns the sum of squares, Σx². As in Keras, there is no ½.
 
@@ -78,6 +91,20 @@ def l_half(x: ArrayLike) -> jax.Array:
 
 
 @public
+def l_two_thirds(x: ArrayLike) -> jax.Array:
+    """Returns the sum of the powers Σ|x|^⅔. It is not convex.
+
+    The gradient ⅔ sign(x)/|x|^⅓ grows without bound towards 0, and is 0 at 0 itself. See `jaxreg.LTwoThirds`.
+
+    >>> float(jaxreg.penalties.l_two_thirds(jnp.array([8.0, -1.0, 0.0])))
+    5.0
+    """
+    x = magnitude(as_wide(x))
+    small = x < np.finfo(x.dtype).tiny  # hardware may take the root of a denormal number for that of 0
+    return sum_of(jnp.where(small, jnp.zeros_like(x), jnp.square(jnp.cbrt(jnp.where(small, jnp.ones_like(x), x)))))
+
+
+@public
 def huber(x: ArrayLike, *, delta: ArrayLike = 1.0) -> jax.Array:
     """Returns the Huber function: the sum of x²/(2δ) where |x| ≤ δ, and of |x| − δ/2 beyond, for a number δ > 0.
 
@@ -103,9 +130,13 @@ def mcp(x: ArrayLike, *, lam: ArrayLike = 1.0, gamma: ArrayLike = 3.0) -> jax.Ar
     1.75
     """
     x = magnitude(as_wide(x))
-    lam, gamma = option(lam, x, name="lam"), option(gamma, x, name="gamma", above=0.0)
-    inside = jnp.minimum(x, gamma * lam)
-    return sum_of(inside * (lam - inside / gamma / 2))
+    return sum_of(mcp_of(x, option(lam, x, name="lam"), option(gamma, x, name="gamma", above=0.0)))
+
+
+def mcp_of(size: jax.Array, lam: jax.Array, gamma: jax.Array) -> jax.Array:
+    """Returns the minimax concave penalty of each of some sizes >= 0."""
+    inside = jnp.minimum(size, gamma * lam)
+    return inside * (lam - inside / gamma / 2)
 
 
 @public
@@ -119,9 +150,13 @@ def scad(x: ArrayLike, *, lam: ArrayLike = 1.0, a: ArrayLike = 3.7) -> jax.Array
     3.0
     """
     x = magnitude(as_wide(x))
-    lam, a = option(lam, x, name="lam"), option(a, x, name="a", above=1.0)
-    beyond = jnp.clip(x - lam, 0, (a - 1) * lam)
-    return sum_of(lam * jnp.minimum(x, lam) + beyond * (lam - beyond / (a - 1) / 2))
+    return sum_of(scad_of(x, option(lam, x, name="lam"), option(a, x, name="a", above=1.0)))
+
+
+def scad_of(size: jax.Array, lam: jax.Array, a: jax.Array) -> jax.Array:
+    """Returns the SCAD penalty of each of some sizes >= 0."""
+    beyond = jnp.clip(size - lam, 0, (a - 1) * lam)
+    return lam * jnp.minimum(size, lam) + beyond * (lam - beyond / (a - 1) / 2)
 
 
 @public

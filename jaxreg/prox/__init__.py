@@ -19,6 +19,7 @@ Each penalty has a regularizer on `jaxreg`, whose docstring has the full text: w
 from jaxreg._names import list_names as _list_names
 from jaxreg.prox._elementwise import *
 from jaxreg.prox._groups import *
+from jaxreg.prox._neighbors import *
 from jaxreg.prox._norms import *
 from jaxreg.prox._orthogonality import *
 

@@ -34,6 +34,19 @@ def l1(x: ArrayLike, step: ArrayLike) -> jax.Array:
 
 
 @public
+def weighted_l1(x: ArrayLike, step: ArrayLike, *, weights: ArrayLike) -> jax.Array:
+    """Returns sign(x)(|x| − step·w)₊, the prox of `jaxreg.penalties.weighted_l1`. See `jaxreg.AdaptiveL1`.
+
+    >>> jaxreg.prox.weighted_l1(jnp.array([3.0, -2.0]), 1.0, weights=jnp.array([4.0, 0.5]))
+    Array([ 0. , -1.5], dtype=float32)
+    """
+    wide = as_wide(x)
+    return in_dtype_of(
+        x, soft(wide, checked_step(step, wide) * array_option(weights, wide, name="weights", or_number=True))
+    )
+
+
+@public
 def l2(x: ArrayLike, step: ArrayLike) -> jax.Array:
     """Returns x/(1 + 2·step): shrinkage, the prox of `jaxreg.penalties.l2`. See `jaxreg.L2`.
 
@@ -88,6 +101,32 @@ def l_half(x: ArrayLike, step: ArrayLike) -> jax.Array:
     angle = jnp.arccos(0.25 * (jnp.where(near, size, 3 * scale) / (3 * scale)) ** -1.5)
     factor = 2 / 3 * (1 + jnp.cos(2 / 3 * (math.pi - angle)))
     result = jnp.where(zero, jnp.zeros_like(wide), jnp.where(near, wide * factor, wide))
+    return in_dtype_of(x, jnp.where(jnp.isnan(step), step, result))
+
+
+@public
+def l_two_thirds(x: ArrayLike, step: ArrayLike) -> jax.Array:
+    """Returns 0 where |x| ≤ 2(⅔·step)^¾, else sign(x)·t³ with the largest root t of t⁴ − |x|t + ⅔·step = 0.
+
+    It is the prox of `jaxreg.penalties.l_two_thirds`. The root of the quartic equation comes from a root w of a cubic
+    one, a hyperbolic cosine. See `jaxreg.LTwoThirds`.
+
+    >>> print(jaxreg.prox.l_two_thirds(jnp.array([3.0, -1.0]), 1.0).round(4))
+    [2.5094 0.    ]
+    """
+    wide = as_wide(x)
+    size, step = jnp.abs(wide), checked_step(step, wide)
+    positive = step > 0
+    # In this unit the equation is t⁴ − zt + 1 = 0, and the threshold is z = 2.
+    unit = (2 / 3) ** 0.75 * jnp.where(positive, step, jnp.ones_like(step)) ** 0.75
+    zero = positive & (size <= 2 * unit)
+    # Beyond, the difference is less than rounding, and the square may overflow.
+    near = positive & ~zero & (size <= 1e12 * unit)
+    z = jnp.where(near, size, 3 * unit) / unit
+    w = 4 / math.sqrt(3) * jnp.cosh(jnp.arccosh(3 * math.sqrt(3) / 16 * z * z) / 3)
+    t = (jnp.sqrt(w) + jnp.sqrt(2 * z / jnp.sqrt(w) - w)) / 2
+    # Since t³ = z − 1/t, which rounds least.
+    result = jnp.where(zero, jnp.zeros_like(wide), jnp.where(near, wide - jnp.sign(wide) * unit / t, wide))
     return in_dtype_of(x, jnp.where(jnp.isnan(step), step, result))
 
 

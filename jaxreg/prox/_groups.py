@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from jaxreg._matrix import Axes, within_groups
 from jaxreg._names import public
 from jaxreg._numerics import Over, as_wide, in_dtype_of, largest, norms, plain_squares, sum_of
 from jaxreg._shards import somewhere
-from jaxreg.prox._elementwise import soft
+from jaxreg.prox._elementwise import mcp, scad, soft
 
 
 @public
@@ -58,6 +59,92 @@ def sparse_group_lasso(
     axes, weight = within_groups(wide, group_axis, batch_axis, size_weighted)
     step, l1, group = checked_step(step, wide), option(l1, wide, name="l1"), option(group, wide, name="group")
     return in_dtype_of(x, _shrunk(soft(wide, step * l1), weight * step * group, axes))
+
+
+@public
+def group_mcp(
+    x: ArrayLike,
+    step: ArrayLike,
+    *,
+    lam: ArrayLike = 1.0,
+    gamma: ArrayLike = 3.0,
+    group_axis: Axes = -1,
+    batch_axis: Axes = (),
+    size_weighted: bool = False,
+) -> jax.Array:
+    """Returns groups whose norms are what `mcp` makes of them: the prox of `jaxreg.penalties.group_mcp`.
+
+    Groups with a norm beyond γλ stay as they are. See `jaxreg.GroupMCP`.
+
+    >>> jaxreg.prox.group_mcp(jnp.array([[3.0, 0.3], [4.0, 0.4]]), 1.0)
+    Array([[3., 0.],
+           [4., 0.]], dtype=float32)
+    """
+    wide = as_wide(x)
+    axes, weight = within_groups(wide, group_axis, batch_axis, size_weighted)
+    step, lam = checked_step(step, wide, for_each=False), weight * option(lam, wide, name="lam")
+    return in_dtype_of(x, _shortened(wide, axes, lambda norm: mcp(norm, step, lam=lam, gamma=gamma)))
+
+
+@public
+def group_scad(
+    x: ArrayLike,
+    step: ArrayLike,
+    *,
+    lam: ArrayLike = 1.0,
+    a: ArrayLike = 3.7,
+    group_axis: Axes = -1,
+    batch_axis: Axes = (),
+    size_weighted: bool = False,
+) -> jax.Array:
+    """Returns groups whose norms are what `scad` makes of them: the prox of `jaxreg.penalties.group_scad`.
+
+    Groups with a norm beyond aλ stay as they are. See `jaxreg.GroupSCAD`.
+
+    >>> jaxreg.prox.group_scad(jnp.array([[3.0, 0.3], [4.0, 0.4]]), 1.0)
+    Array([[3., 0.],
+           [4., 0.]], dtype=float32)
+    """
+    wide = as_wide(x)
+    axes, weight = within_groups(wide, group_axis, batch_axis, size_weighted)
+    step, lam = checked_step(step, wide, for_each=False), weight * option(lam, wide, name="lam")
+    return in_dtype_of(x, _shortened(wide, axes, lambda norm: scad(norm, step, lam=lam, a=a)))
+
+
+def _shortened(x: jax.Array, axes: Over, prox: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """Returns groups, whose weights lie along `axes`, with the norms that a prox makes of theirs.
+
+    The prox leaves large norms as they are. A norm that does not fit counts as such.
+    """
+    factor, rest = norms(x, axes)
+    is_huge = jnp.isinf(factor * rest)
+    rest = jnp.where(is_huge, jnp.ones_like(rest), rest)
+    # In units of the factor, so that no square of a small norm is divided by.
+    share = prox(factor * rest) / factor / jnp.where(rest == 0, jnp.ones_like(rest), rest)
+    return x * jnp.where(is_huge, jnp.ones_like(share), share)
+
+
+@public
+def hinged_norm(
+    x: ArrayLike, step: ArrayLike, *, threshold: ArrayLike = 1.0, group_axis: Axes = -1, batch_axis: Axes = ()
+) -> jax.Array:
+    """Returns groups whose norms n beyond a threshold c become (n + 2·step·c)/(1 + 2·step), and the others as they are.
+
+    It is the prox of `jaxreg.penalties.hinged_norm`. See `jaxreg.HingedNorm`.
+
+    >>> jaxreg.prox.hinged_norm(jnp.array([[3.0, 0.3], [4.0, 0.4]]), 1.0, threshold=0.5)
+    Array([[1.2, 0.3],
+           [1.6, 0.4]], dtype=float32)
+    """
+    wide = as_wide(x)
+    axes, _ = within_groups(wide, group_axis, batch_axis, False)
+    step, bound = checked_step(step, wide, for_each=False), option(threshold, wide, name="threshold")
+    factor, rest = norms(wide, axes)
+    inside = factor * rest < bound
+    kept = 1 / (1 + 2 * step)
+    ball = jnp.where(inside, jnp.zeros_like(rest), bound) / factor / jnp.where(rest == 0, jnp.ones_like(rest), rest)
+    share = jnp.where(inside, jnp.ones_like(rest), kept + (1 - kept) * ball)
+    return in_dtype_of(x, wide * jnp.where(jnp.isnan(step), step, share))
 
 
 def _shrunk(x: jax.Array, step: jax.Array, axes: Over) -> jax.Array:
