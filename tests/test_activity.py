@@ -6,9 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import references
 from flax import nnx
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
-from jaxreg import L2, Rules, activity_penalty
+from jaxreg import L2, DeCov, KLSparsity, Rules, VICRegCovariance, VICRegVariance, ZLoss, activity_penalty, penalties
 
 RULES = Rules((r"Dense_0/__call__", L2(0.01)))
 
@@ -117,3 +120,89 @@ def test_rules_must_be_callable():
 def test_a_rule_that_meets_no_output_is_an_error():
     with pytest.raises(ValueError, match="met no parameter"):
         activity_penalty(RULES, {"Dense_1": {"__call__": (jnp.ones((5, 5)),)}}, batch_size=5)
+
+
+# Penalties that are means over the batch by themselves.
+
+MEANS = {
+    "z_loss": (ZLoss, penalties.z_loss, references.z_loss),
+    "kl_sparsity": (KLSparsity, penalties.kl_sparsity, references.kl_sparsity),
+    "decov": (DeCov, penalties.decov, references.decov),
+    "vicreg_covariance": (VICRegCovariance, penalties.vicreg_covariance, references.vicreg_covariance),
+    "vicreg_variance": (VICRegVariance, penalties.vicreg_variance, references.vicreg_variance),
+}
+
+
+def outputs_of(*shape):
+    return np.random.default_rng(0).uniform(0.05, 0.95, size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", MEANS)
+@pytest.mark.parametrize("size", [8, np.int8(8), jnp.asarray(8)])
+def test_means_are_not_divided_again(name, size):
+    """Alone, in a sum with a penalty that is divided, in a multiple, and in a multiple of a sum."""
+    cls, _, reference = MEANS[name]
+    x = outputs_of(8, 5)
+    mean = float(reference(x[None].astype(float), rows=(0,), columns=(1,))[0])
+    squares = np.sum(x.astype(float) ** 2) / 8
+    for regularizer, expected in (
+        (cls(0.3), 0.3 * mean),
+        (cls(0.3) + L2(0.1), 0.3 * mean + 0.1 * squares),
+        (2.0 * cls(0.3), 0.6 * mean),
+        (2.0 * (cls(0.3) + L2(0.1)), 0.6 * mean + 0.2 * squares),
+    ):
+        value = activity_penalty(Rules((r"", regularizer)), {"out": x}, batch_size=size)
+        np.testing.assert_allclose(value, expected, rtol=1e-5)
+        assert value.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("name", MEANS)
+@pytest.mark.parametrize("shape", [(16, 5), (8, 3, 4), (8, 24)], ids=str)
+def test_statistics_are_those_of_the_whole_batch(name, shape):
+    """Through `activity_penalty` and as a pure function, value and gradient, in a batch that eight devices divide."""
+    cls, function, reference = MEANS[name]
+    x = outputs_of(*shape)
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
+    last = len(shape) - 1
+    expected = float(reference(x[None].astype(float), rows=tuple(range(last)), columns=(last,))[0])
+    slope = jax.grad(function)(jnp.asarray(x))
+    rules = Rules((r"", cls(1.0)))
+
+    def by_rules(x):
+        return activity_penalty(rules, {"out": x}, batch_size=x.shape[0], axis_name="d")
+
+    for local in (by_rules, lambda x: function(x, axis_name="d")):
+        graded = jax.shard_map(jax.value_and_grad(local), mesh=mesh, in_specs=P("d"), out_specs=(P(), P("d")))
+        value, gradient = jax.jit(graded)(x)
+        np.testing.assert_allclose(value, expected, rtol=2e-5)
+        np.testing.assert_allclose(gradient, slope, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="must be a whole array, got a shard"):
+        jax.shard_map(function, mesh=mesh, in_specs=P("d"), out_specs=P())(x)
+
+
+@pytest.mark.parametrize("name", MEANS)
+def test_axis_names_of_functions_are_checked(name):
+    with pytest.raises(ValueError, match="`axis_name` must name axes of the `jax.shard_map` around it"):
+        MEANS[name][1](jnp.ones((4, 3)), axis_name="d")
+    with pytest.raises(TypeError, match="`axis_name` must be a str or a tuple of str"):
+        MEANS[name][1](jnp.ones((4, 3)), axis_name=3)
+
+
+def test_a_feature_that_is_never_active_is_pulled_up():
+    """Also where it always is. The slope at the bounds is that of the divergence there."""
+    slope = jax.grad(lambda x: KLSparsity(1.0, rho=0.05)(x))
+    rho, least, rest = 0.05, 0.01 * 0.05, 0.01 * 0.95
+    np.testing.assert_allclose(slope(jnp.zeros((1, 1))), [[-rho / least + (1 - rho) / (1 - least)]], rtol=1e-5)
+    np.testing.assert_allclose(slope(jnp.ones((1, 1))), [[-rho / (1 - rest) + (1 - rho) / rest]], rtol=1e-5)
+    # With ρ = 1 only the first term is left.
+    np.testing.assert_allclose(penalties.kl_sparsity(jnp.full((2, 1), 0.5), rho=1.0), np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(lambda x: penalties.kl_sparsity(x, rho=1.0))(jnp.full((1, 1), 0.5)), [[-2.0]])
+
+
+def test_wide_outputs_take_the_products_of_samples():
+    """No array of features by features is made where samples are fewer."""
+    narrow, wide = (
+        jax.jit(jax.grad(penalties.decov)).lower(jnp.ones(shape)).compile().memory_analysis().temp_size_in_bytes
+        for shape in ((4096, 16), (16, 4096))
+    )
+    assert wide < 4 * narrow + 2**20

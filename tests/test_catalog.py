@@ -21,14 +21,16 @@ CLASSES = {
 
 # What no class says of itself: the family, the formula as its docstring has it, where the penalty is least, and what
 # value and gradient cost. A pass reads or writes all weights once.
-PASS, SVD, GRAM, SORT = "a pass", "a decomposition", "3n²d to 4n²d", "a pass; a sort for the prox"
+PASS, SVD, GRAM, SORT = "a pass", "a decomposition", "3n²d to 4n²d FLOPs", "a pass; a sort for the prox"
 ROWS = {
     "single weights": {
         "L1": ("l1 · Σ|x|", "0", PASS),
         "L2": ("l2 · Σx²", "0", PASS),
         "L1L2": ("l1 · Σ|x| + l2 · Σx²", "0", PASS),
+        "AdaptiveL1": ("factor · Σ w|x|", "0", PASS),
         "Huber": ("factor · the sum of x²/(2δ) where |x| ≤ δ, and of |x| − δ/2 beyond", "0", PASS),
         "LHalf": ("factor · Σ|x|^½", "0", PASS),
+        "LTwoThirds": ("factor · Σ|x|^⅔", "0", PASS),
         "LogSum": ("factor · Σ log(1 + |x|/ε)", "0", PASS),
         "MCP": ("factor · the sum of λ|x| − x²/(2γ) where |x| ≤ γλ, and of γλ²/2 beyond", "0", PASS),
         "SCAD": ("factor · the sum of λ|x| up to λ, a parabola up to aλ, λ²(a + 1)/2 beyond", "0", PASS),
@@ -37,29 +39,37 @@ ROWS = {
         "LInf": ("factor · max|x|", "0", SORT),
         "HoyerSquare": ("factor · (Σ|x|)²/Σx²", "one weight that is not 0", PASS),
     },
+    "neighbors": {
+        "TotalVariation": ("factor · Σ|x_{i+1} − x_i|", "constant signals", "a pass; several for the prox"),
+        "FusedLasso": ("factor · (l1 · Σ|x| + tv · Σ|x_{i+1} − x_i|)", "0", "a pass; several for the prox"),
+    },
     "groups": {
         "GroupLasso": ("factor · Σ_g ‖x_g‖", "0", PASS),
         "SparseGroupLasso": ("factor · (l1 · Σ|x| + group · Σ_g ‖x_g‖)", "0", PASS),
+        "GroupMCP": ("factor · the sum of λn − n²/(2γ) up to γλ, and of γλ²/2 beyond", "0", PASS),
+        "GroupSCAD": ("factor · the sum of λn up to λ, a parabola up to aλ, λ²(a + 1)/2 beyond", "0", PASS),
+        "HingedNorm": ("factor · Σ_g (‖x_g‖ − c)₊²", "norms up to c", PASS),
     },
     "singular values": {
         "Nuclear": ("factor · Σσ", "0", SVD),
         "Spectral": ("factor · σ₁", "0", SVD),
         "StableRank": ("factor · Σσ²/σ₁²", "rank 1", SVD),
-        "SoftOrthogonal": ("factor · ‖XᵀX − I‖²", "orthonormal vectors", "4nd·min(n, d)"),
-        "ConvOrthogonal": ("factor · ‖conv(K, K) − I‖²", "orthogonal convolutions", "3k⁴CM²"),
+        "SoftOrthogonal": ("factor · ‖XᵀX − I‖²", "orthonormal vectors", "4nd·min(n, d) FLOPs"),
+        "SRIP": ("factor · max |σ² − 1|", "orthonormal vectors", "4nd FLOPs for each step and vector of the block"),
+        "ConvOrthogonal": ("factor · ‖conv(K, K) − I‖²", "orthogonal convolutions", "3k⁴CM² FLOPs"),
     },
     "angles": {
         "OrthogonalRegularizer": ("factor · Σ_{i≠j} |cos(x_i, x_j)| / (n(n−1))", "orthogonal vectors", GRAM),
-        "FramePotential": ("factor · ‖UᵀU − (n/d)I‖² / (n(n−1))", "orthogonal vectors, tight frames", "4nd·min(n, d)"),
+        "FramePotential": ("factor · ‖UᵀU − (n/d)I‖² / (n(n−1))", "orthogonal vectors, tight frames", "4nd·min(n, d) FLOPs"),
         "PFrame": ("factor · Σ_{i≠j} |cos|^p / (n(n−1))", "orthogonal vectors", GRAM),
-        "MutualCoherence": ("factor · max_{i≠j} |cos(x_i, x_j)|", "orthogonal vectors", "6n²d"),
+        "MutualCoherence": ("factor · max_{i≠j} |cos(x_i, x_j)|", "orthogonal vectors", "6n²d FLOPs"),
         "OffDiagonal": ("factor · Σ_{i≠j} ⟨x_i, x_j⟩²", "orthogonal vectors, 0", GRAM),
     },
     "outputs of layers": {
         "ZLoss": ("factor · mean (log Σ_j exp x_j)²", "log Σ exp x = 0", PASS),
         "KLSparsity": ("factor · Σ_j KL(ρ ‖ m_j)", "means of ρ", PASS),
-        "DeCov": ("factor · ½ Σ_{i≠j} C_ij² with C = HᵀH/N", "uncorrelated features", "3d²N, or 4N²d"),
-        "VICRegCovariance": ("factor · (1/d) Σ_{i≠j} C_ij²", "uncorrelated features", "3d²N, or 4N²d"),
+        "DeCov": ("factor · ½ Σ_{i≠j} C_ij² with C = HᵀH/N", "uncorrelated features", "3d²N or 4N²d FLOPs"),
+        "VICRegCovariance": ("factor · (1/d) Σ_{i≠j} C_ij²", "uncorrelated features", "3d²N or 4N²d FLOPs"),
         "VICRegVariance": ("factor · mean_j (γ − s_j)₊", "deviations of γ or more", PASS),
     },
 }
@@ -71,11 +81,9 @@ def of(cls, x):
     made = cls(1.0) if cls is not jaxreg.L1L2 else cls(1.0, 1.0)
     if cls is jaxreg.ConvOrthogonal:
         x = x.reshape(2, 2, 2, 3)
-    if cls is jaxreg.Anchor:
-        return float(made(x, memory=made.init(jnp.cos(x))))
-    if made.has_memory:
-        return float(made(x, memory=made.init(x)))
-    return float(made(x))
+    if not made.has_memory:
+        return float(made(x))
+    return float(made(x, memory=made.init(jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape))))
 
 
 def unchanged_by(cls):
@@ -90,6 +98,7 @@ def unchanged_by(cls):
         "rotations of rows and columns": [left @ x @ right],
         "rotations of rows": [x @ right],
         "rotations of columns": [left @ x],
+        "shifts of rows": [x + rng.normal(size=(8, 1))],
         "shifts of columns": [x + rng.normal(size=(1, 3))],
     }
     with jax.enable_x64(True):

@@ -31,6 +31,7 @@ PAGES = BUILD / "pages"
 GUIDES = (
     "placements",
     "rules",
+    "catalog",
     "looking",
     "kernels",
     "orthogonality",

@@ -201,7 +201,7 @@ class LHalf(Shipped):
 class LTwoThirds(Shipped):
     """The sum of powers, factor · Σ|x|^⅔.
 
-    It lies between `LHalf` and `L1`: its threshold is softer than that of LHalf, and it shrinks large weights less than
+    Use it between `LHalf` and `L1`: its threshold is softer than that of LHalf, and it shrinks large weights less than
     L1 does. It is not convex, so the result depends on the start.
 
     Shapes and dtypes are those of `L1`. The gradient ⅔ factor · sign(x)/|x|^⅓ grows without bound towards 0, and is 0

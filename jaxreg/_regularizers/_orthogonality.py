@@ -341,8 +341,8 @@ class SoftOrthogonal(Shipped):
 class SRIP(_OfBlocks):
     """The spectral restricted isometry property, factor · max |σ² − 1|: the spectral norm of XᵀX − I.
 
-    It draws to 1 the singular value whose square is farthest from 1, so that no direction is stretched or shrunk much
-    more than others. `SoftOrthogonal` has the sum over all directions. The smaller one of XᵀX and XXᵀ is taken, and
+    It draws to 1 the singular value whose square is farthest from 1. Use it so that no direction is stretched or shrunk
+    much more than others. `SoftOrthogonal` has the sum over all directions. The smaller one of XᵀX and XXᵀ is taken, and
     neither is made: X and Xᵀ multiply a block of sixteen vectors, or of as many as the smaller side has.
 
     With `kept=True` it has memory, the block of each matrix. A call takes the value from the block as it is, and
