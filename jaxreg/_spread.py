@@ -24,6 +24,7 @@ from jaxreg._shards import (
     Names,
     Split,
     all_parts,
+    divided_as,
     gathered,
     in_order,
     own_part,
@@ -175,7 +176,8 @@ def _value_and_gradient(
     x: jax.Array, layout: Layout, job: Job, graded: bool, rest: Sequence[jax.Array]
 ) -> tuple[jax.Array, Any]:
     found = dealt(x, layout, job.unit)
-    value, gradient = job(found.array, layout, found.ring, graded, *rest)
+    with divided_as(x, None):  # what a job adds up may have the shape of a shard, and is none
+        value, gradient = job(found.array, layout, found.ring, graded, *rest)
     return total(value, layout.names + layout.spare), found.back(gradient) if graded else None
 
 

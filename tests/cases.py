@@ -663,7 +663,7 @@ CASES = (
         None,
         jaxreg.KLSparsity,
         reference=ref.kl_sparsity,
-        options={"rho": (0.05, 0.3), "epsilon": (0.01, 0.4)},
+        options={"rho": (0.3, 0.05), "epsilon": (0.01, 0.4)},
         above={"rho": 0.0, "epsilon": 0.0},
         layouts=all_matrices((1, 4)),
         of_sizes=False,

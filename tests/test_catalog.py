@@ -123,8 +123,6 @@ def use_of(cls):
 def source_of(cls):
     """The first source that the docstring names: its authors, or Keras's name, and its year."""
     text = " ".join(inspect.getdoc(cls).split("Source:")[1].split())
-    if text.startswith("as `"):
-        return source_of(CLASSES[text.split("`")[1]])
     first = text.split(";")[0]
     year = re.search(r"\b(1[89]|20)\d\d\b", first)
     return f"{first.split(',')[0] if first.startswith('`') else shortened(first)}{f', {year[0]}' if year else ''}"

@@ -11,12 +11,12 @@ Each penalty has a regularizer on `jaxreg`, whose docstring has the full text: w
 """
 
 from jaxreg._names import list_names as _list_names
-from jaxreg.penalties._activities import *
 from jaxreg.penalties._elementwise import *
 from jaxreg.penalties._groups import *
 from jaxreg.penalties._neighbors import *
 from jaxreg.penalties._norms import *
 from jaxreg.penalties._orthogonality import *
+from jaxreg.penalties._outputs import *
 from jaxreg.penalties._pairs import *
 
 _list_names(__name__)

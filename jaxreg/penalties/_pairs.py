@@ -11,7 +11,7 @@ from jaxreg._names import public
 from jaxreg._numerics import Over, accumulation_dtype, as_wide, magnitude, norm, scale_near_one, sum_of
 from jaxreg._plans import Precision, check_precision, of_one_kind
 from jaxreg._shards import AxisName, Names, all_parts, gathered, over_batch_by, size_of, split_from, total, varying
-from jaxreg.penalties._activities import centred_and_deviations
+from jaxreg.penalties._outputs import centred_and_deviations
 
 
 @public

@@ -143,7 +143,7 @@ class VICRegCovariance(_OfCovariances):
     It is `DeCov` in another unit. Use it for embeddings of self-supervised learning. Beside it `VICRegVariance` keeps
     the features from shrinking. The paper weights it by 1, the variance by 25, and the distance of two views by 25.
 
-    Everything else is as in `DeCov`. The gradient is factor · 4/(d(N−1)) H(C without its diagonal).
+    Shapes, dtypes, cost and rounding are those of `DeCov`. The gradient is factor · 4/(d(N−1)) H(C without its diagonal).
 
     Args:
       factor: the strength, a number >= 0 or an array.
@@ -185,7 +185,8 @@ class VICRegVariance(_OfActivities):
     >>> print(f"{jaxreg.VICRegVariance(2.0)(jnp.array([[0.5, 3.0], [0.5, -3.0]])):.4f}")
     0.9900
 
-    Source: as `VICRegCovariance`.
+    Source: Bardes, Ponce and LeCun, VICReg: variance-invariance-covariance regularization for self-supervised learning,
+    2022.
     """
 
     gamma: Any = number(1.0)
