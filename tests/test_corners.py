@@ -60,6 +60,17 @@ def test_the_prox_of_a_power_of_two_thirds_at_its_threshold():
         np.testing.assert_allclose(above, x[1] / 2, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["group_mcp", "group_scad"])
+def test_groups_whose_norm_is_beyond_float32_stay_as_they_are(name):
+    x = jnp.full((9, 2), 1.5e38)
+    value, gradient = jax.value_and_grad(getattr(penalties, name))(x)
+    np.testing.assert_allclose(value, getattr(penalties, name)(jnp.full((9, 2), 10.0)))
+    assert not np.any(gradient)
+    moved, pull = jax.vjp(lambda x: getattr(prox, name)(x, 0.5), x)
+    np.testing.assert_array_equal(moved, x)
+    np.testing.assert_array_equal(pull(jnp.ones((9, 2)))[0], np.ones((9, 2)))
+
+
 def test_scad_at_the_step_at_which_it_stops_to_be_convex():
     x = jnp.array([-5.0, -2.0, 0.1, 1.5, 3.0])
     for step in (1.0, jnp.ones(5)):

@@ -188,8 +188,8 @@ class HingedNorm(Shipped):
     >>> float(jaxreg.HingedNorm(0.5, threshold=2.0)(jnp.array([[3.0, 0.3], [4.0, 0.4]])))
     4.5
 
-    Source: Parikh and Boyd, Proximal algorithms, 2014, for the prox of a squared distance; Srebro, Rennie and Jaakkola,
-    Maximum-margin matrix factorization, 2004, for bounded norms.
+    Source: Srivastava et al., Dropout: a simple way to prevent neural networks from overfitting, 2014, for the bound;
+    Beck, First-order methods in optimization, 2017, for the prox of a squared distance.
     """
 
     factor: Any = strength(0.01)
