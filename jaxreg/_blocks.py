@@ -85,7 +85,11 @@ def orthonormal(v: jax.Array, over: Names, instead: jax.Array | None = None) -> 
 
 
 def started(x: jax.Array, layout: Layout, count: int) -> jax.Array:
-    """Returns the block that iterations start from, for matrices as `brought` returns them: the same random vectors."""
+    """Returns the block that iterations start from, for matrices as `brought` returns them: the same random vectors.
+
+    Their lengths are about 1.
+    """
     batch, _, columns = layout.kinds
     start = jax.random.normal(jax.random.key(0), (layout.sizes[2], count), x.dtype)[own_places(columns)]
+    start = start / float(np.sqrt(layout.sizes[2]))
     return varying_over(jnp.broadcast_to(start, (x.shape[0], *start.shape)), columns.over + batch.over)

@@ -72,6 +72,9 @@ class FromBlock:
         # Once the vectors of u are nearly orthogonal, the small ones are seen beside the large ones.
         turn = lax.stop_gradient(squares(u, rows.over)[1])
         u, v = product(u, turn), product(v, turn)
+        # Rounding leaves v near to orthonormal. With vectors of length 1 no estimate is above the norm.
+        lengths = jnp.sqrt(sum_of(jnp.square(v), Over((1,), columns.over)))
+        u, v = u / lengths, v / lengths
         unit = jnp.square(1 / factor)[:, 0, 0]
         gram = crossed(u, u, rows.over)
         square, vector = jax.vmap(lambda gram, unit: _chosen(gram, unit, self.from_identity))(gram, unit)
