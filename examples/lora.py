@@ -11,10 +11,10 @@ update back are compared:
   without the kernel-sized array. It needs both factors, so it is no rule for a leaf but a function of the tree, which
   finds the pairs by their path. Every placement that takes rules takes such a function too.
 
-Each method trains at a path of strengths, with all strengths and seeds at once by `jax.vmap`. Its strength for the table
-is the largest that loses at most one point of accuracy on validation digits against its best one. The numbers shown are
-of test digits. All three read about as many digits. The decay of the product gets there with the smallest update, whose
-singular values are the most even.
+Each method trains at a path of strengths, with all strengths and seeds at once by `jax.vmap`. The strength in the table
+is the largest that loses at most one point of accuracy on validation digits against the best one. The numbers shown are
+those of test digits. All three read about as many digits. The decay of the product gets there with the smallest update,
+whose singular values are the most even.
 
     python examples/lora.py             # about a quarter of a minute on two cores
     python examples/lora.py --smoke     # the same path, with less of everything
@@ -166,7 +166,9 @@ def run(steps: int, seeds: int) -> dict[str, Result]:
 
 
 def table_of(results: dict[str, Result]) -> Table:
-    table = Table(title="LoRA on turned digits: test accuracy, and the update of the first kernel", title_justify="left")
+    table = Table(
+        title="LoRA on turned digits: test accuracy, and the update of the first kernel", title_justify="left"
+    )
     for name in ("method", "strength", "accuracy", "norm of the update", "stable rank"):
         table.add_column(name, justify="left" if name == "method" else "right")
     for method, (strength, accuracies, spectra) in results.items():

@@ -12,7 +12,6 @@ from jaxreg._checks import describe
 from jaxreg._numerics import checked_penalty
 from jaxreg._rules import Rules
 from jaxreg._shards import AxisName, over_batch_by, size_of
-from jaxreg._term import Term
 
 
 def activity_penalty(
@@ -80,14 +79,12 @@ def activity_penalty(
     if axis_name is not None:
         rules = _over_batch(rules, axis_name)
         batch_size = batch_size * size_of((axis_name,) if isinstance(axis_name, str) else tuple(axis_name))
-    if isinstance(batch_size, int | np.integer):
-        batch_size = float(max(int(batch_size), 1))
-    else:
-        batch_size = jnp.maximum(batch_size, 1)
+    is_known = isinstance(batch_size, int | np.integer)
+    size = float(max(int(batch_size), 1)) if is_known else jnp.maximum(batch_size, 1)
     if isinstance(rules, Rules):
-        rules = _with_sums(rules, batch_size)
+        rules = _with_sums(rules, size)
     value = checked_penalty(rules(activations), of="`rules`")
-    return value / (batch_size if isinstance(batch_size, float) else batch_size.astype(value.dtype))
+    return value / (size if isinstance(size, float) else size.astype(value.dtype))
 
 
 def _over_batch(rules: Any, axis_name: AxisName) -> Rules:
@@ -99,14 +96,14 @@ def _over_batch(rules: Any, axis_name: AxisName) -> Rules:
     return rules.with_specs(over_batch_by(axis_name))
 
 
-def _with_sums(rules: Any, batch_size: Any) -> Any:
+def _with_sums(rules: Rules, size: Any) -> Rules:
     """Returns rules in which penalties that are means over the batch are multiplied by its size."""
-    return rules._with([None if r is None else _with_sum(r, batch_size) for r in rules.regularizers])
+    return rules._with([None if term is None else _with_sum(term, size) for term in rules.regularizers])
 
 
-def _with_sum(term: Term, batch_size: Any) -> Term:
+def _with_sum(term: Any, size: Any) -> Any:
     if isinstance(term, Sum):
-        return Sum(tuple(_with_sum(part, batch_size) for part in term.terms))
+        return Sum(tuple(_with_sum(part, size) for part in term.terms))
     if isinstance(term, Scaled):
-        return Scaled(term.scale, _with_sum(term.regularizer, batch_size))
-    return Scaled(batch_size, term) if term._is_mean_over_batch() else term
+        return Scaled(term.scale, _with_sum(term.regularizer, size))
+    return Scaled(size, term) if term._is_mean_over_batch() else term

@@ -164,9 +164,7 @@ def check_key(key: Any, *, or_old: bool = False) -> None:
         raise TypeError(f"`key` must be a key from `jax.random.key`, got {got}")
 
 
-def option(
-    value: Any, x: jax.Array, *, name: str, above: float | None = None, most: float | None = None
-) -> jax.Array:
+def option(value: Any, x: jax.Array, *, name: str, above: float | None = None, most: float | None = None) -> jax.Array:
     """Returns an option of a penalty of `x` as a scalar in the dtype of `x`. Python and NumPy numbers are checked."""
     value = as_real(checked_number(value, name=name, above=above, most=most), name=name)
     if value.ndim:

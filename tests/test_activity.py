@@ -182,7 +182,7 @@ def test_statistics_are_those_of_the_whole_batch(name, shape):
 
 @pytest.mark.parametrize("name", MEANS)
 def test_axis_names_of_functions_are_checked(name):
-    with pytest.raises(ValueError, match="`axis_name` must name axes of the `jax.shard_map` around it"):
+    with pytest.raises(ValueError, match=r"`axis_name` must name axes of the `jax.shard_map` around it"):
         MEANS[name][1](jnp.ones((4, 3)), axis_name="d")
     with pytest.raises(TypeError, match="`axis_name` must be a str or a tuple of str"):
         MEANS[name][1](jnp.ones((4, 3)), axis_name=3)

@@ -60,7 +60,11 @@ ROWS = {
     },
     "angles": {
         "OrthogonalRegularizer": ("factor · Σ_{i≠j} |cos(x_i, x_j)| / (n(n−1))", "orthogonal vectors", GRAM),
-        "FramePotential": ("factor · ‖UᵀU − (n/d)I‖² / (n(n−1))", "orthogonal vectors, tight frames", "4nd·min(n, d) FLOPs"),
+        "FramePotential": (
+            "factor · ‖UᵀU − (n/d)I‖² / (n(n−1))",
+            "orthogonal vectors, tight frames",
+            "4nd·min(n, d) FLOPs",
+        ),
         "PFrame": ("factor · Σ_{i≠j} |cos|^p / (n(n−1))", "orthogonal vectors", GRAM),
         "MutualCoherence": ("factor · max_{i≠j} |cos(x_i, x_j)|", "orthogonal vectors", "6n²d FLOPs"),
         "OffDiagonal": ("factor · Σ_{i≠j} ⟨x_i, x_j⟩²", "orthogonal vectors, 0", GRAM),

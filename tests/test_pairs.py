@@ -67,7 +67,10 @@ def test_values_and_gradients(name):
         value, gradients = jax.jit(jax.value_and_grad(function, (0, 1)))(jnp.asarray(x), jnp.asarray(y))
     np.testing.assert_allclose(value, reference(x, y), rtol=1e-10)
     for place, gradient in enumerate(gradients):
-        of_one = lambda points: np.array([reference(*((p, y) if place == 0 else (x, p))) for p in points])  # noqa: B023
+
+        def of_one(points, place=place):
+            return np.array([reference(point, y) if place == 0 else reference(x, point) for point in points])
+
         expected = references.finite_differences(of_one, (x, y)[place], 1e-5)
         np.testing.assert_allclose(gradient, expected, rtol=1e-6, atol=1e-7)
 
@@ -193,7 +196,10 @@ def test_thin_factors_are_not_multiplied_out():
 
 def test_every_placement_takes_a_function_of_a_tree():
     """The penalty of all pairs of a tree, found by path, in the loss, coupled, decoupled."""
-    tree = {"one": {"a": jnp.ones((3, 1)), "b": jnp.ones((1, 2))}, "two": {"a": jnp.ones((2, 1)), "b": jnp.ones((1, 2))}}
+    tree = {
+        "one": {"a": jnp.ones((3, 1)), "b": jnp.ones((1, 2))},
+        "two": {"a": jnp.ones((2, 1)), "b": jnp.ones((1, 2))},
+    }
 
     def rules(tree):
         return 0.5 * sum(penalties.product_l2(layer["a"], layer["b"]) for layer in tree.values())

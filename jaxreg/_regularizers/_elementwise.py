@@ -293,7 +293,8 @@ class MCP(Shipped):
 class SCAD(Shipped):
     """Smoothly clipped absolute deviation, factor · the sum of λ|x| up to λ, a parabola up to aλ, λ²(a + 1)/2 beyond.
 
-    Use it as `MCP`, where weights up to λ are to be pushed in full. It is not convex, so the result depends on the start.
+    Use it as `MCP`, where weights up to λ are to be pushed in full. It is not convex, so the result depends on the
+    start.
 
     Shapes and dtypes are those of `L1`. The gradient is factor · sign(x) times λ up to λ, (aλ − |x|)/(a − 1) up to aλ
     and 0 beyond. It is 0 at 0. The prox is not for Adam's metric, for the reason given in `MCP`.

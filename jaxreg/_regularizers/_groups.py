@@ -134,7 +134,8 @@ class GroupMCP(Shipped):
 class GroupSCAD(Shipped):
     """The SCAD penalty of norms n of groups, factor · the sum of λn up to λ, a parabola up to aλ, λ²(a + 1)/2 beyond.
 
-    Use it as `GroupMCP`, where norms up to λ are to be pushed in full. It is not convex, so the result depends on the start.
+    Use it as `GroupMCP`, where norms up to λ are to be pushed in full. It is not convex, so the result depends on
+    the start.
 
     Shapes and dtypes are those of `GroupLasso`. The gradient of a group is factor · x_g/n times λ up to λ,
     (aλ − n)/(a − 1) up to aλ and 0 beyond. It is 0 at a group of zeros. The prox shortens each group to the norm that

@@ -246,8 +246,8 @@ class OffDiagonal(_OfAngles):
 
     It makes vectors orthogonal and does not hold their lengths, as BigGAN has it. It shrinks them, though, since
     shorter vectors have smaller products. Where weights are above 1e6, products below 1e-19 of the largest possible one
-    count as 0. Use it for orthogonal units whose lengths are free. For the angles alone, take `OrthogonalRegularizer` or
-    `FramePotential`.
+    count as 0. Use it for orthogonal units whose lengths are free. For the angles alone, take `FramePotential` or
+    `OrthogonalRegularizer`.
 
     The matrix view, the modes, shapes and dtypes are those of `OrthogonalRegularizer`. It is a sum over pairs, and not
     a mean, so its strength depends on their number. The gradient with respect to x_i is 4 · factor · Σ_{j≠i} ⟨x_i, x_j⟩
@@ -342,8 +342,8 @@ class SRIP(_OfBlocks):
     """The spectral restricted isometry property, factor · max |σ² − 1|: the spectral norm of XᵀX − I.
 
     It draws to 1 the singular value whose square is farthest from 1. Use it so that no direction is stretched or shrunk
-    much more than others. `SoftOrthogonal` has the sum over all directions. The smaller one of XᵀX and XXᵀ is taken, and
-    neither is made: X and Xᵀ multiply a block of sixteen vectors, or of as many as the smaller side has.
+    much more than others. `SoftOrthogonal` has the sum over all directions. It takes the smaller one of XᵀX and XXᵀ,
+    and makes neither: X and Xᵀ multiply a block of sixteen vectors, or of as many as the smaller side has.
 
     With `kept=True` it has memory, the block of each matrix. A call takes the value from the block as it is, and
     `updated` multiplies it by XᵀX − I once. So the block follows the weights while these are trained. A compiler shares

@@ -143,7 +143,8 @@ class VICRegCovariance(_OfCovariances):
     It is `DeCov` in another unit. Use it for embeddings of self-supervised learning. Beside it `VICRegVariance` keeps
     the features from shrinking. The paper weights it by 1, the variance by 25, and the distance of two views by 25.
 
-    Shapes, dtypes, cost and rounding are those of `DeCov`. The gradient is factor · 4/(d(N−1)) H(C without its diagonal).
+    Shapes, dtypes, cost and rounding are those of `DeCov`. The gradient is factor · 4/(d(N−1)) H(C without its
+    diagonal).
 
     Args:
       factor: the strength, a number >= 0 or an array.

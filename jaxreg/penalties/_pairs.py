@@ -43,7 +43,9 @@ def product_l2(a: ArrayLike, b: ArrayLike, *, precision: Precision = None) -> ja
     check_precision(precision)
     a, b = _of_two(a, b, names=("a", "b"))
     if a.ndim < 2 or a.ndim != b.ndim or a.shape[-1] != b.shape[-2] or a.shape[:-2] != b.shape[:-2]:
-        raise ValueError(f"`a` and `b` must have shapes (..., m, r) and (..., r, n), got {describe(a)} and {describe(b)}")
+        raise ValueError(
+            f"`a` and `b` must have shapes (..., m, r) and (..., r, n), got {describe(a)} and {describe(b)}"
+        )
     a, b = _gathered(a, "a"), _gathered(b, "b")
     if not a.size or not b.size:
         return sum_of(a) + sum_of(b)
@@ -90,8 +92,8 @@ def norm_weighted_l1(x: ArrayLike, decoder: ArrayLike, *, group_axis: Axes = 0) 
     groups = positive_axes(group_axis, decoder.ndim, name="group_axis")
     if not x.ndim or len(groups) != 1 or decoder.shape[groups[0]] != x.shape[-1]:
         raise ValueError(
-            f"`decoder` must have as many vectors along `group_axis` {group_axis} as the last axis of `x` has features, "
-            f"got {describe(decoder)} for {describe(x)}"
+            f"`decoder` must have as many vectors along `group_axis` {group_axis} as the last axis of `x` has "
+            f"features, got {describe(decoder)} for {describe(x)}"
         )
     _check_whole(x, "x")
     _check_whole(decoder, "decoder")
@@ -152,9 +154,9 @@ def barlow(
         names: Names = ()
         x, y = _gathered(x, "x"), _gathered(y, "y")
     else:
-        spec = over_batch_by(axis_name)
-        names = split_from(spec, x).names
-        split_from(spec, y)
+        for view in (x, y):
+            split_from(over_batch_by(axis_name), view)  # which checks that the axes divide it
+        names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
     x, y = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
     count, features = x.shape[0] * size_of(names), x.shape[1]
     samples = Over((0,), names)
@@ -180,8 +182,8 @@ def barlow(
 def _check_whole(x: jax.Array, name: str) -> None:
     if axes := varying(x):
         raise ValueError(
-            f"`{name}` must be a whole array, got a shard {describe(x)} that varies over the mesh axes {sorted(axes)} in "
-            "a `jax.shard_map`; gather it by `jax.lax.all_gather(..., to='invarying')`"
+            f"`{name}` must be a whole array, got a shard {describe(x)} that varies over the mesh axes {sorted(axes)} "
+            "in a `jax.shard_map`; gather it by `jax.lax.all_gather(..., to='invarying')`"
         )
 
 
