@@ -259,7 +259,8 @@ def norms(x: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array]:
 
 def plain_squares(x: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array]:
     """Returns Σx² over `axes`, which are kept with size 1, and where it is far from overflow and from vanishing."""
-    squares, most = sum_of(jnp.square(x), axes), float(np.finfo(x.dtype).max) ** 0.6
+    # The derivative of a square, which is 2x, may overflow where that of a product does not.
+    squares, most = sum_of(x * x, axes), float(np.finfo(x.dtype).max) ** 0.6
     return squares, (squares > 1 / most) & (squares < most)
 
 

@@ -71,6 +71,16 @@ def test_groups_whose_norm_is_beyond_float32_stay_as_they_are(name):
     np.testing.assert_array_equal(pull(jnp.ones((9, 2)))[0], np.ones((9, 2)))
 
 
+@pytest.mark.parametrize("name", ["group_lasso", "sparse_group_lasso", "hinged_norm", "group_mcp", "group_scad"])
+def test_the_derivative_of_a_prox_of_the_largest_groups(name):
+    """Weights whose double is beyond float32. Very large groups are moved by nothing that counts."""
+    x = jnp.array([[2e38, 1.0], [1e38, 2.0]])
+    pull = jax.vjp(lambda x: getattr(prox, name)(x, 0.5), x)[1](jnp.array([[1.0, 0.0], [0.0, 0.0]]))[0]
+    assert np.all(np.isfinite(pull))
+    # The hinge halves a group far beyond its threshold at this step.
+    np.testing.assert_allclose(pull[0, 0], 0.5 if name == "hinged_norm" else 1.0, rtol=1e-5)
+
+
 def test_scad_at_the_step_at_which_it_stops_to_be_convex():
     x = jnp.array([-5.0, -2.0, 0.1, 1.5, 3.0])
     for step in (1.0, jnp.ones(5)):
