@@ -9,7 +9,7 @@ update back are compared:
   between its factors, ‖a‖² + ‖b‖² is twice its nuclear norm, so that the update loses rank;
 - weight decay of the product, `jaxreg.penalties.product_l2(a, b)`. That is the decay which full fine-tuning would have,
   without the kernel-sized array. It needs both factors, so it is no rule for a leaf but a function of the tree, which
-  finds the pairs by their path. Every placement that takes rules takes such a function too.
+  finds the pairs by their path. The loss, `add_penalty_gradients` and `decoupled` take it in place of rules.
 
 Each method trains at a path of strengths, with all strengths and seeds at once by `jax.vmap`. The strength in the table
 is the largest that loses at most one point of accuracy on validation digits against the best one. The numbers shown are

@@ -31,8 +31,10 @@ def activity_penalty(
     it. To penalize those, name them by `Module.sow`, which captures them under `NAME/0`.
 
     Outputs may have any shape, and a real floating-point dtype. The sum over the batch is divided by its size, so the
-    strength does not depend on it. The gradient is that of the regularizers over `batch_size`. `ZLoss`, `KLSparsity`,
-    `DeCov`, `VICRegVariance` and `VICRegCovariance` are means over the batch by themselves, and are not divided.
+    strength does not depend on it. The gradient is that of the regularizers over `batch_size`. In
+    `jaxreg.Rules`, the penalties `ZLoss`, `KLSparsity`, `DeCov`, `VICRegVariance` and `VICRegCovariance`, and their
+    functions, are means over the batch by themselves. They and their gradients are not divided again. What any other
+    function of the tree returns is divided, whatever it holds.
 
     Under data parallelism outside of `jax.shard_map` nothing changes. Inside, each device has the outputs for its part
     of the batch, and a norm or a maximum over the batch is not the sum of those of its parts. With `axis_name`, the

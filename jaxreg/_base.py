@@ -12,6 +12,7 @@ from jaxreg import prox
 from jaxreg._checks import brief, checked_number, checked_schedule, describe, is_schedule
 from jaxreg._config import BUILT_IN, is_penalty, to_dict
 from jaxreg._evaluate import begun, evaluate, in_order, is_nothing, proxed, renewed
+from jaxreg._names import is_mean_over_batch
 from jaxreg._numerics import add_up, scaled, times_strength
 from jaxreg._pytree import is_number
 from jaxreg._term import Term, unresolved
@@ -385,6 +386,9 @@ class Function(Regularizer):
 
     def __repr__(self) -> str:
         return brief(self.function)
+
+    def _is_mean_over_batch(self) -> bool:
+        return is_mean_over_batch(self.function)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.function(x)

@@ -1,5 +1,6 @@
-"""Lists of public names, made where the names are defined."""
+"""Marks of what is defined: public names, which make lists, and penalties that are means over a batch."""
 
+import functools
 import sys
 from typing import Any, TypeVar
 
@@ -16,6 +17,20 @@ def public(obj: _T) -> _T:
     marked: Any = obj
     vars(sys.modules[marked.__module__]).setdefault("__all__", []).append(marked.__name__)
     return obj
+
+
+def mean_over_batch(penalty: _T) -> _T:
+    """Marks a penalty of layer outputs that is a mean over the samples of a batch, and not a sum, as a decorator."""
+    marked: Any = penalty
+    marked.is_mean_over_batch = True
+    return penalty
+
+
+def is_mean_over_batch(penalty: Any) -> bool:
+    """Returns whether a function, perhaps with some arguments given, has that mark."""
+    while isinstance(penalty, functools.partial):
+        penalty = penalty.func
+    return getattr(penalty, "is_mean_over_batch", False)
 
 
 def list_names(package: str) -> None:

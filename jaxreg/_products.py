@@ -6,6 +6,7 @@ value and gradient are brought back step by step, so that what is 0 stays 0 wher
 
 import dataclasses
 import functools
+import math
 from typing import ClassVar
 
 import jax
@@ -27,12 +28,19 @@ SQUARE = Element(jnp.square, lambda product: 2 * product)
 LARGE = 2.0**20  # the squares of smaller weights, and the squares of their sums, fit in float32
 
 
-def below_large(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns `x` over a constant, which is the largest magnitude where that is large and else 1, and the constant."""
+def below_large(x: jax.Array, unit: float = 1.0) -> tuple[jax.Array, jax.Array]:
+    """Returns `x` times a unit <= 1 over a constant, and the constant: the largest magnitude where that is large."""
     size = magnitude(lax.stop_gradient(x))
     most = peak(size, Over(tuple(range(x.ndim)), tuple(sorted(varying(x)))), 0.0).reshape(())
-    factor = jnp.minimum(jnp.where(most > LARGE, most, jnp.ones_like(most)), 1 / np.finfo(x.dtype).tiny)
-    return x * (1 / factor), factor
+    factor = jnp.where(most * unit > LARGE, most, jnp.ones_like(most))
+    factor = jnp.minimum(factor, unit / float(np.finfo(x.dtype).tiny))  # hardware takes smaller quotients for 0
+    return x * (unit / factor), factor
+
+
+def _root_near(divisor: int) -> tuple[float, float]:
+    """Returns a power of two near 1/√divisor, and what squares of products of numbers times it are to be divided by."""
+    unit = 2.0 ** -round(math.log2(divisor) / 2)
+    return unit, (divisor * unit**2) ** 2
 
 
 def times(x: jax.Array, factor: jax.Array, count: int) -> jax.Array:
@@ -51,17 +59,18 @@ def times_finite(x: jax.Array, factor: jax.Array, count: int) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class OffDiagonal:
-    """The job of Σ_{i≠j} ⟨x_i, x_j⟩² over vectors for a device. It is divided by a number where its scale is small."""
+    """The job of Σ_{i≠j} (⟨x_i, x_j⟩ / over)² over vectors for a device."""
 
     precision: Precision = None
-    over: float = 1.0
+    over: int = 1
 
     unit: ClassVar[Unit] = "vectors"
 
     def __call__(self, x: jax.Array, layout: Layout, ring: Names, graded: bool) -> Pass:
         if layout.sizes[1] < 2:
             return sum_of(nothing(x)), nothing(x)
-        x, factor = below_large(x)
+        unit, rest = _root_near(self.over)
+        x, factor = below_large(x, unit)
 
         def one(x: jax.Array, axis: int) -> Pass:
             def one_pass(plan: Plan, x: jax.Array) -> Pass:
@@ -70,8 +79,10 @@ class OffDiagonal:
             return by_platform(one_pass, x, axis, self.precision, None)
 
         values, gradients = over_batch(one, x, layout)
-        gradient = times_finite(jnp.moveaxis(gradients, 0, layout.batch) / self.over, factor, 3) if graded else None
-        return times(sum_of(values) / self.over, factor, 4), gradient
+        value = times(sum_of(values) / rest, factor, 4)
+        if not graded:
+            return value, None
+        return value, times_finite(jnp.moveaxis(gradients, 0, layout.batch) * (unit / rest), factor, 3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,12 +93,13 @@ class OffDiagonalOfComponents:
     """
 
     precision: Precision = None
-    over: float = 1.0
+    over: int = 1
 
     unit: ClassVar[Unit] = "vectors"
 
     def __call__(self, x: jax.Array, layout: Layout, ring: Names, graded: bool) -> Pass:
-        x, factor = below_large(x)
+        unit, rest = _root_near(self.over)
+        x, factor = below_large(x, unit)
         product = functools.partial(lax.dot_general, precision=of_one_kind(self.precision))
 
         def one(x: jax.Array, axis: int) -> Pass:
@@ -103,8 +115,10 @@ class OffDiagonalOfComponents:
             return value, 4 * ((gradient if axis == 0 else gradient.T) - x * diagonal)
 
         values, gradients = over_batch(one, x, layout)
-        gradient = times_finite(jnp.moveaxis(gradients, 0, layout.batch) / self.over, factor, 3) if graded else None
-        return times(sum_of(values) / self.over, factor, 4), gradient
+        value = times(sum_of(values) / rest, factor, 4)
+        if not graded:
+            return value, None
+        return value, times_finite(jnp.moveaxis(gradients, 0, layout.batch) * (unit / rest), factor, 3)
 
 
 @dataclasses.dataclass(frozen=True)

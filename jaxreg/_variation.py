@@ -83,8 +83,8 @@ def _smoothed(x: jax.Array, step: jax.Array) -> jax.Array:
     minimizes Σ s(m − x) + step · Σ|s_{i+1} − s_i|. Where s is not everywhere the same, the part is cut. Else the result
     is m.
 
-    A round cuts all parts at once, and there are about as many rounds as the number of parts has bits. A cut that only
-    rounding makes moves the result by no more than rounding.
+    A round cuts all parts at once. There are about as many rounds as the number of parts has bits, and more where means
+    cut signals unevenly. A cut that only rounding makes moves the result by no more than rounding.
     """
     last = (x.ndim - 1,)
     scale = scale_near_one(x, last)

@@ -54,6 +54,10 @@ def half_sum_of_squares(x):
 CUSTOM = {"Cube": Cube, "KerasStyle": KerasStyle, "half_sum_of_squares": half_sum_of_squares}
 
 
+# The penalties of two arrays, which are no rows and have no regularizer. test_pairs.py holds them to the laws.
+OF_PAIRS = ("barlow", "norm_weighted_l1", "product_l2")
+
+
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """A shape, the options that see it as matrices or groups, and the same view in the words of the reference."""

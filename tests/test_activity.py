@@ -1,5 +1,7 @@
 """Penalties of captured layer outputs, in linen and in NNX."""
 
+import functools
+
 import chex
 import flax.linen as nn
 import jax
@@ -157,6 +159,33 @@ def test_means_are_not_divided_again(name, size):
 
 
 @pytest.mark.parametrize("name", MEANS)
+def test_functions_that_are_means_are_not_divided_again(name):
+    _, function, reference = MEANS[name]
+    x = outputs_of(8, 5)
+    mean = float(reference(x[None].astype(float), rows=(0,), columns=(1,))[0])
+    for penalty in (function, functools.partial(function, out_axis=1)):
+        value = activity_penalty(Rules((r"", penalty)), {"out": x}, batch_size=8)
+        np.testing.assert_allclose(value, mean, rtol=1e-5)
+
+
+def test_the_curvature_of_a_collapsed_feature():
+    """The variance term is smooth there: (γ − √(var + ε)) falls with the variance."""
+    with jax.enable_x64(True):
+        found = jax.hessian(lambda x: penalties.vicreg_variance(x, epsilon=0.01))(jnp.zeros((4, 1))).reshape(4, 4)
+    np.testing.assert_allclose(found, -(np.eye(4) - 0.25) / (3 * 0.1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["decov", "vicreg_covariance"])
+def test_covariances_of_many_large_samples_fit(name):
+    x = np.empty((2**16, 8), np.float32)
+    x[::2], x[1::2] = 1e8, -1e8
+    with jax.enable_x64(True):
+        exact = MEANS[name][1](jnp.asarray(x, float))
+    np.testing.assert_allclose(MEANS[name][1](jnp.asarray(x)), exact, rtol=1e-5)
+    np.testing.assert_allclose(exact, 56 * 1e32 / (2 if name == "decov" else 8), rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", MEANS)
 @pytest.mark.parametrize("shape", [(16, 5), (8, 3, 4), (8, 24)], ids=str)
 def test_statistics_are_those_of_the_whole_batch(name, shape):
     """Through `activity_penalty` and as a pure function, value and gradient, in a batch that eight devices divide."""
@@ -206,3 +235,15 @@ def test_wide_outputs_take_the_products_of_samples():
         for shape in ((4096, 16), (16, 4096))
     )
     assert wide < 4 * narrow + 2**20
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "shown"),
+    [
+        ((20, 24), {}, "20 samples of 24"),
+        ((4, 5, 6), {"out_axis": (1, 2)}, "4 samples of 30"),
+        ((2, 20, 24), {"batch_axis": 0}, "2 times 20 samples of 24"),
+    ],
+)
+def test_explain_shows_samples_and_features(shape, options, shown):
+    assert shown in str(Rules((r"", DeCov(1.0, **options))).explain({"out": jnp.ones(shape)}))

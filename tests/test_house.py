@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from cases import OF_PAIRS
 
 import jaxreg
 
@@ -140,10 +141,6 @@ def test_the_oldest_versions_are_the_lower_bounds():
 
 def public_names():
     return [name for name in vars(jaxreg) if not name.startswith("_")]
-
-
-# The penalties of two arrays, for which there is no regularizer.
-OF_PAIRS = ("barlow", "norm_weighted_l1", "product_l2")
 
 
 def test_each_name_has_one_import_path():

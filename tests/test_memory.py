@@ -125,6 +125,13 @@ def test_an_anchor_is_its_formula(shape, with_importance):
     assert low.dtype == jnp.float32
 
 
+@pytest.mark.parametrize("name", ["gamma", "epsilon"])
+def test_what_only_init_reads_is_no_schedule(name):
+    with pytest.raises(TypeError, match=f"`{name}` must be a number, because only `init` reads it, got the schedule"):
+        AdaptiveL1(0.1, **{name: lambda count: 1.0})
+    AdaptiveL1(lambda count: 0.1)
+
+
 @pytest.mark.parametrize("shape", [(3, 4), (), (2, 3, 4)])
 @pytest.mark.parametrize("gamma", [1.0, 0.5, 0.0])
 def test_adaptive_weights_are_their_formula(shape, gamma):

@@ -130,6 +130,25 @@ def test_factors_of_very_different_size():
     np.testing.assert_allclose(gradients[0], 2 * (a @ b) @ b.T * 1e-30, rtol=1e-4)
 
 
+@pytest.mark.parametrize("shapes", [((3, 2), (2, 5)), ((30, 1), (1, 50))], ids=str)
+@pytest.mark.parametrize(("large", "small"), [(1e11, 1e-13), (2e12, 1e-12), (1e25, 1e-25)])
+def test_factors_of_unequal_size(shapes, large, small):
+    for sizes in ((large, small), (small, large)):
+        a, b = (np.full(shape, size, np.float32) for shape, size in zip(shapes, sizes, strict=True))
+        value, gradients = jax.jit(jax.value_and_grad(penalties.product_l2, (0, 1)))(a, b)
+        a, b = a.astype(float), b.astype(float)
+        np.testing.assert_allclose(value, product_l2(a, b), rtol=1e-5)
+        np.testing.assert_allclose(gradients[0], 2 * (a @ b) @ b.T, rtol=1e-5)
+        np.testing.assert_allclose(gradients[1], 2 * a.T @ (a @ b), rtol=1e-5)
+
+
+def test_two_views_of_large_features():
+    x = np.array([[1e38, 1], [-1e38, 2], [1e38, 1], [-1e38, 5]], np.float32)
+    value, gradient = jax.jit(jax.value_and_grad(penalties.barlow))(x, x)
+    np.testing.assert_allclose(value, barlow(x.astype(float), x.astype(float)), rtol=1e-4)
+    assert np.all(np.isfinite(gradient))
+
+
 MESHES = [jax.make_mesh((8,), ("d",), axis_types=(kind,)) for kind in (AxisType.Explicit, AxisType.Auto)]
 
 

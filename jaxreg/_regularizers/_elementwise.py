@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreg import penalties, prox
-from jaxreg._checks import as_real, checked_number, describe, option
+from jaxreg._checks import as_real, brief, checked_number, describe, option
 from jaxreg._evaluate import fitting, in_order
 from jaxreg._fields import number, strength
 from jaxreg._names import public
@@ -437,7 +437,8 @@ class AdaptiveL1(Shipped):
 
     Args:
       factor: the strength, a number >= 0 or an array.
-      gamma: γ, how much the sizes of the first fit count, a number >= 0 or an array. With 0 it is L1.
+      gamma: γ, how much the sizes of the first fit count, a number >= 0 or an array. With 0 it is L1. Neither this nor
+        `epsilon` may be a schedule.
       epsilon: ε, which bounds the weights, a number > 0 or an array, in the unit of the weights of the network.
 
     Raises:
@@ -460,12 +461,18 @@ class AdaptiveL1(Shipped):
 
     _penalty, _prox, has_metric_prox = penalties.weighted_l1, prox.weighted_l1, True
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in set(self._schedules()) - {"factor"}:
+            shown = brief(getattr(self, name))
+            raise TypeError(f"`{name}` must be a number, because only `init` reads it, got the schedule {shown}")
+
     def init(self, x: jax.Array, *, weights: Any = None) -> jax.Array:
         x = as_floats(x)
         if weights is not None:
             return _numbers_for(x, weights, "weights")
         wide = as_wide(x)
-        gamma, epsilon = option(self._number("gamma"), wide, name="gamma"), self._number("epsilon")
+        gamma, epsilon = option(self.gamma, wide, name="gamma"), self.epsilon
         bounded = jnp.abs(wide) + option(epsilon, wide, name="epsilon", above=0.0)
         # An infinite weight would make NaN of a zero.
         return jnp.minimum(bounded**-gamma, np.finfo(wide.dtype).max)

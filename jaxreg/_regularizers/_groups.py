@@ -176,7 +176,8 @@ class HingedNorm(Shipped):
     Use it to keep units from growing where a hard bound is too much. It makes no weight zero.
 
     Shapes and dtypes are those of `GroupLasso`. The gradient of a group is 2 · factor · (1 − c/‖x_g‖)₊ x_g, so 0 up to
-    c. The prox with step η turns a norm n beyond c into (n + 2η · factor · c)/(1 + 2η · factor).
+    c. The prox with step η turns a norm n beyond c into (n + 2η · factor · c)/(1 + 2η · factor). It is not for Adam's
+    metric.
 
     Args:
       factor: the strength, a number >= 0 or an array.

@@ -39,7 +39,8 @@ class TotalVariation(_OfSignals):
     The array has a rank >= 1 and a real floating-point dtype. The penalty is a scalar in at least float32, and the
     gradient and the prox have the dtype of the array. The gradient is factor · (sign(x_i − x_{i−1}) − sign(x_{i+1} −
     x_i)), where a difference of 0 counts for 0. The prox is exact. Its derivative is the mean over each constant part.
-    It takes some ten rounds, each of which passes over the array for every bit of the length.
+    It takes some ten rounds, and more where signals span many orders of magnitude. Each round passes over the array for
+    every bit of the length. It is not for Adam's metric.
 
     On a mesh, each device needs signals whole. Where their axis is divided, they are dealt out to the devices by an
     exchange.

@@ -103,8 +103,8 @@ class Spectral(_OfBlocks):
 
     With `kept=True` it has memory: a block of sixteen vectors for each matrix, which XᵀX multiplies once a step. The
     value is the largest singular value that the block shows, at most σ₁, and exact where the smaller side is at most
-    sixteen. The gradient is u₁v₁ᵀ for that one, or for one of those that meet. There is no prox then. The memory lies
-    and is renewed as that of `SRIP`.
+    sixteen. The gradient is u₁v₁ᵀ for that one, or for one of those that meet. There is no prox then. The memory is
+    kept and renewed as in `SRIP`, also on a mesh.
 
     Args:
       factor: the strength, a number >= 0 or an array.

@@ -363,8 +363,8 @@ class SRIP(_OfBlocks):
 
     The memory is an array (matrices, smaller side, vectors) in at least float32, with orthonormal vectors. The
     transforms keep it in their state and renew it. In a loop of your own `rules.init` makes it and `rules.updated`
-    renews it. On a mesh all devices have it whole, also inside `jax.shard_map` with `Rules.with_specs`, and of the
-    matrices nothing is moved but products with blocks. Where the next block would not be finite, the old one stays.
+    renews it. On a mesh all devices have it whole, also inside `jax.shard_map` with `Rules.with_specs`, and no
+    matrix is moved, only its products with blocks. Where the next block would not be finite, the old one stays.
 
     Args:
       factor: the strength, a number >= 0 or an array.

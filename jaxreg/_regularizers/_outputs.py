@@ -4,7 +4,7 @@ from typing import Any
 
 from jaxreg import penalties
 from jaxreg._fields import axes, number, static, strength
-from jaxreg._matrix import Axes
+from jaxreg._matrix import Axes, sizes_of_matrices
 from jaxreg._names import public
 from jaxreg._plans import Precision, check_precision
 from jaxreg._regularizers._shipped import Shipped
@@ -17,8 +17,9 @@ class _OfActivities(Shipped):
     out_axis: Axes = axes(-1)
     batch_axis: Axes = axes(())
 
-    def _is_mean_over_batch(self) -> bool:
-        return True
+    def _seen(self, x: Any) -> str:
+        count, samples, features = sizes_of_matrices(x, self.out_axis, self.batch_axis)
+        return f"{f'{count} times ' * (count != 1)}{samples} samples of {features}"
 
 
 class _OfCovariances(_OfActivities):
@@ -87,7 +88,7 @@ class KLSparsity(_OfActivities):
       factor: the strength, a number >= 0 or an array.
       out_axis, batch_axis: as in `ZLoss`.
       rho: ρ, the wanted mean, a number > 0 and <= 1 or an array.
-      epsilon: ε, a number > 0 and <= 0.5 or an array.
+      epsilon: ε, a number > 0 and <= 1 or an array.
 
     Raises:
       TypeError, ValueError: as `ZLoss` does, for `rho` and `epsilon` too.
@@ -109,14 +110,15 @@ class KLSparsity(_OfActivities):
 class DeCov(_OfCovariances):
     """The covariances of distinct features, factor · ½ Σ_{i≠j} C_ij² with C = HᵀH/N.
 
-    H are the N samples minus their mean. It makes features carry different information, and leaves their variances
-    free, though it shrinks them, since smaller features have smaller covariances. Use it against overfitting of a
+    H are the N samples minus their mean. It makes features carry different information. It puts no penalty on
+    variances, but features that shrink lower it too. Use it against overfitting of a
     hidden layer, where batches are large enough for a covariance to mean something.
 
     Samples, features, axes, dtypes and meshes are as in `ZLoss`. The gradient is factor · (2/N) H(C without its
     diagonal). A single sample and a single feature have the penalty 0. There is no prox. For d ≤ N features it takes
     the products of features, at the cost of `OrthogonalRegularizer`. For more it takes those of samples, in 4N²d FLOPs,
-    and subtracts the squares of variances: then a penalty that is small beside these has their rounding.
+    and subtracts the squares of variances: then a penalty that is small beside these has their rounding. Where outputs
+    are above 1e6, covariances below 1e-19 of the largest possible one count as 0.
 
     Args:
       factor: the strength, a number >= 0 or an array.

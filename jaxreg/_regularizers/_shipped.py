@@ -8,6 +8,7 @@ import jax
 from jaxreg._base import Regularizer
 from jaxreg._config import BUILT_IN
 from jaxreg._fields import Fields
+from jaxreg._names import is_mean_over_batch
 from jaxreg._numerics import scaled, times_strength
 
 
@@ -28,6 +29,9 @@ class Shipped(Fields, Regularizer):
         super().__init_subclass__(**kwargs)
         if not cls.__name__.startswith("_"):
             BUILT_IN[cls.__name__] = cls
+
+    def _is_mean_over_batch(self) -> bool:
+        return is_mean_over_batch(type(self)._penalty)
 
     def _strength(self) -> tuple[str, Any]:
         """Returns the name of the strength and its value, which is 1 for a class without one."""

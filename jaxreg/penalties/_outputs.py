@@ -4,14 +4,13 @@ import contextlib
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
 from jaxreg._alike import divided_alike
 from jaxreg._checks import option
 from jaxreg._matrix import Axes, View, samples_and_features
-from jaxreg._names import public
-from jaxreg._numerics import Over, as_wide, everything, norm, peak, sum_of
+from jaxreg._names import mean_over_batch, public
+from jaxreg._numerics import Over, as_wide, everything, near_one, peak, sum_of
 from jaxreg._plans import Precision, check_precision
 from jaxreg._products import OffDiagonal, OffDiagonalOfComponents
 from jaxreg._shards import AxisName, divided_as, known_split, over_batch_by, split_from
@@ -19,6 +18,7 @@ from jaxreg._spread import ByJob, penalty_of_matrices
 
 
 @public
+@mean_over_batch
 def z_loss(x: ArrayLike, *, out_axis: Axes = -1, batch_axis: Axes = (), axis_name: AxisName = None) -> jax.Array:
     """Returns the mean over samples of the squared logarithm of the sum of exponentials, mean (log Σ_j exp x_j)².
 
@@ -39,6 +39,7 @@ def z_loss(x: ArrayLike, *, out_axis: Axes = -1, batch_axis: Axes = (), axis_nam
 
 
 @public
+@mean_over_batch
 def kl_sparsity(
     x: ArrayLike,
     *,
@@ -80,6 +81,7 @@ def _relative_entropy(part: jax.Array, other: jax.Array) -> jax.Array:
 
 
 @public
+@mean_over_batch
 def decov(
     x: ArrayLike,
     *,
@@ -104,6 +106,7 @@ def decov(
 
 
 @public
+@mean_over_batch
 def vicreg_covariance(
     x: ArrayLike,
     *,
@@ -136,7 +139,7 @@ def _squared_covariances(
     if not x.size:
         return sum_of(x)
     centred = x - sum_of(x / count, samples)
-    over = float(max(divisor, 1)) ** 2
+    over = max(divisor, 1)
     job: OffDiagonal | OffDiagonalOfComponents
     if features <= count:
         job, view = OffDiagonal(precision, over), View("columns", out_axis, batch_axis)
@@ -146,6 +149,7 @@ def _squared_covariances(
 
 
 @public
+@mean_over_batch
 def vicreg_variance(
     x: ArrayLike,
     *,
@@ -170,21 +174,23 @@ def vicreg_variance(
         samples, _, count, features = samples_and_features(x, out_axis, batch_axis)
         if not x.size:
             return sum_of(x)
-        _, length = centred_and_deviations(x, samples, count, max(count - 1, 1), epsilon)
+        _, length, scale = centred_and_deviations(x, samples, count, max(count - 1, 1), epsilon)
+        length = scale * length
         missing = jnp.where(length >= gamma, jnp.zeros_like(length), gamma - length)
         return _sum_over_all(missing, x) / features
 
 
 def centred_and_deviations(
     x: jax.Array, samples: Over, count: int, divisor: int, epsilon: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Returns samples minus their mean, and √(Σ of their squares / divisor + ε), without a square that overflows."""
-    centred = x - sum_of(x / count, samples)
-    deviation = norm(centred, samples) / divisor**0.5
-    deviation = jnp.minimum(deviation, float(np.finfo(x.dtype).max))  # the norm may overflow, and is large then
-    least = jnp.sqrt(epsilon)
-    scale = jax.lax.stop_gradient(jnp.maximum(deviation, least))
-    return centred, scale * jnp.sqrt(jnp.square(deviation / scale) + jnp.square(least / scale))
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns samples minus their mean, √(Σ of their squares / divisor + ε), and the scale that both are divided by.
+
+    No square of them overflows then. The root is smooth, also where all samples are alike.
+    """
+    centred, least = x - sum_of(x / count, samples), jnp.sqrt(epsilon)
+    scale = jnp.maximum(near_one(centred, samples)[1], jax.lax.stop_gradient(least))
+    centred = centred * (1 / scale)
+    return centred, jnp.sqrt(sum_of(jnp.square(centred), samples) / divisor + jnp.square(least / scale)), scale
 
 
 def _outputs(x: ArrayLike) -> jax.Array:

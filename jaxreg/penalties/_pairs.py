@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 from jaxreg._checks import describe, option
 from jaxreg._matrix import Axes, positive_axes
 from jaxreg._names import public
-from jaxreg._numerics import Over, accumulation_dtype, as_wide, magnitude, norm, scale_near_one, sum_of
+from jaxreg._numerics import Over, accumulation_dtype, as_wide, magnitude, near_one, norm, sum_of
 from jaxreg._plans import Precision, check_precision, of_one_kind
 from jaxreg._shards import AxisName, Names, all_parts, gathered, over_batch_by, size_of, split_from, total, varying
 from jaxreg.penalties._outputs import centred_and_deviations
@@ -18,9 +18,9 @@ from jaxreg.penalties._outputs import centred_and_deviations
 def product_l2(a: ArrayLike, b: ArrayLike, *, precision: Precision = None) -> jax.Array:
     """Returns Σ (ab)², the squared norm of a product of two matrices, such as of the update ab of LoRA.
 
-    The product is not made where its factors are thin: for shapes (m, r) and (r, n) it is ⟨aᵀa, bbᵀ⟩, in 4r²(m + n)
-    FLOPs with its gradients, and rounded beside ‖aᵀa‖ ‖bbᵀ‖. Penalizing the factors one by one does not hold the
-    product alike, since a can grow while b shrinks. The gradients are 2(ab)bᵀ and 2aᵀ(ab).
+    The product is not made where its factors are thin: for shapes (m, r) and (r, n) it is ⟨aᵀa, bbᵀ⟩, in about
+    6r²(m + n) FLOPs with its gradients, and rounded beside ‖aᵀa‖ ‖bbᵀ‖. Penalizing the factors one by one does not hold
+    the product alike, since a can grow while b shrinks. The gradients are 2(ab)bᵀ and 2aᵀ(ab).
 
     Args:
       a: a real floating-point array of shape (..., m, r).
@@ -49,8 +49,8 @@ def product_l2(a: ArrayLike, b: ArrayLike, *, precision: Precision = None) -> ja
     a, b = _gathered(a, "a"), _gathered(b, "b")
     if not a.size or not b.size:
         return sum_of(a) + sum_of(b)
-    a_scale, b_scale = (scale_near_one(array, tuple(range(array.ndim))).reshape(()) for array in (a, b))
-    a, b = a * a_scale, b * b_scale
+    a, a_factor = _of_size_one(a)
+    b, b_factor = _of_size_one(b)
     (m, r), n = a.shape[-2:], b.shape[-1]
 
     def product(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -60,16 +60,16 @@ def product_l2(a: ArrayLike, b: ArrayLike, *, precision: Precision = None) -> ja
         value = sum_of(product(jnp.swapaxes(a, -1, -2), a) * product(b, jnp.swapaxes(b, -1, -2)))
     else:
         value = sum_of(jnp.square(product(a, b)))
-    return value / a_scale / b_scale / a_scale / b_scale
+    return value * a_factor * b_factor * a_factor * b_factor
 
 
 @public
 def norm_weighted_l1(x: ArrayLike, decoder: ArrayLike, *, group_axis: Axes = 0) -> jax.Array:
     """Returns the mean over samples of Σ_j |x_j| ‖d_j‖, the sparsity of codes under a decoder with free norms.
 
-    Without the norms a sparse autoencoder makes its codes small and its decoder large. With them neither helps, so the
-    decoder needs no constraint. The gradient is sign(x_j) ‖d_j‖ over the number of samples, and 0 at 0. With respect
-    to d_j it is the mean of |x_j| times d_j/‖d_j‖, and 0 at a zero vector.
+    Without the norms a sparse autoencoder makes its codes small and its decoder large. With them, rescaling a feature
+    and its vector changes nothing, so the decoder needs no constraint. The gradient is sign(x_j) ‖d_j‖ over the number
+    of samples, and 0 at 0. With respect to d_j it is the mean of |x_j| times d_j/‖d_j‖, and 0 at a zero vector.
 
     Args:
       x: codes, a real floating-point array of shape (..., features). All axes but the last count samples.
@@ -119,7 +119,8 @@ def barlow(
 
     C is the matrix of correlations between the features of the one view and those of the other, over samples. Each
     feature is divided by √(variance + ε), as batch normalization does. For more features than samples, Σ C² comes from
-    the products of samples, in 8N²d FLOPs for d features and N samples, and is rounded beside Σ C_ii².
+    the products of samples, in 4N²d FLOPs for d features and N samples and 12N²d with gradients, and is rounded beside
+    Σ C_ii².
 
     Args:
       x, y: embeddings, real floating-point arrays of one shape (..., features). All axes but the last count samples.
@@ -162,7 +163,7 @@ def barlow(
     samples = Over((0,), names)
 
     def standardized(view: jax.Array) -> jax.Array:
-        centred, length = centred_and_deviations(view, samples, count, count, epsilon)
+        centred, length, _ = centred_and_deviations(view, samples, count, count, epsilon)
         return centred / length * count**-0.5
 
     def product(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -177,6 +178,13 @@ def barlow(
         x, y = all_parts(x, 0, names), all_parts(y, 0, names)
         redundant = sum_of(product(x, x.T) * product(y, y.T)) - sum_of(jnp.square(diagonal))
     return sum_of(jnp.square(1 - diagonal)) + lam * redundant
+
+
+def _of_size_one(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns an array with magnitudes below 2, and the power of two that was taken out of it."""
+    _, factor, _ = near_one(x, tuple(range(x.ndim)))
+    factor = jnp.ldexp(jnp.ones_like(factor), jnp.frexp(factor)[1] - 1).reshape(())
+    return x * (1 / factor), factor
 
 
 def _check_whole(x: jax.Array, name: str) -> None:

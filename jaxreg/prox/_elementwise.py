@@ -179,8 +179,8 @@ def scad(x: ArrayLike, step: ArrayLike, *, lam: ArrayLike = 1.0, a: ArrayLike = 
     a = option(a, wide, name="a", above=1.0)
     size, convex = jnp.abs(wide), step < a - 1
     start = soft(wide, step * lam)
-    between = (a - 1) * wide - jnp.sign(wide) * a * lam * step
-    between /= jnp.where(convex, a - 1 - step, jnp.ones_like(step))
+    pull = jnp.where(convex, step, jnp.zeros_like(step))
+    between = wide + pull * (wide - jnp.sign(wide) * a * lam) / (a - 1 - pull)  # exactly x for a step of 0
     joined = jnp.where(size <= (1 + step) * lam, start, jnp.where(size <= a * lam, between, wide))
 
     low = jnp.minimum(jnp.abs(start), lam)
