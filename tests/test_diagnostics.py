@@ -246,7 +246,7 @@ def test_faults_of_the_table_of_spectra():
         jax.jit(lambda tree: spectrum_table(tree).rows[0].norm)({"w": jnp.ones((2, 2))})
 
 
-@pytest.mark.parametrize("value", [3, "a", None])
+@pytest.mark.parametrize("value", [3, None])
 def test_a_table_of_something_else_names_the_tree(value):
     with pytest.raises((TypeError, ValueError), match="`tree` must"):
         spectrum_table(value)
