@@ -83,7 +83,7 @@ def load_data() -> tuple[Digits, Digits, Digits, Digits]:
     upright, others = halves(images, labels, 0.5)
     turned, test = halves(np.rot90(others[0], axes=(1, 2)), others[1], 0.5)
     training, validation = (turned[0][:SHOWN], turned[1][:SHOWN]), (turned[0][SHOWN:], turned[1][SHOWN:])
-    return tuple(as_digits(*part) for part in (upright, training, validation, test))  # type: ignore[return-value]
+    return as_digits(*upright), as_digits(*training), as_digits(*validation), as_digits(*test)
 
 
 def pairs(params: Any) -> dict[str, tuple[jax.Array, jax.Array]]:

@@ -6,12 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from jaxreg._base import Scaled, Sum
 from jaxreg._checks import describe
 from jaxreg._numerics import checked_penalty
 from jaxreg._rules import Rules
-from jaxreg._shards import AxisName, over_batch_by, size_of
+from jaxreg._shards import AxisName, names_of_batch, size_of
 
 
 def activity_penalty(
@@ -80,7 +81,7 @@ def activity_penalty(
         )
     if axis_name is not None:
         rules = _over_batch(rules, axis_name)
-        batch_size = batch_size * size_of((axis_name,) if isinstance(axis_name, str) else tuple(axis_name))
+        batch_size = batch_size * size_of(names_of_batch(axis_name))
     is_known = isinstance(batch_size, int | np.integer)
     size = float(max(int(batch_size), 1)) if is_known else jnp.maximum(batch_size, 1)
     if isinstance(rules, Rules):
@@ -95,7 +96,7 @@ def _over_batch(rules: Any, axis_name: AxisName) -> Rules:
         raise TypeError(f"`rules` must be jaxreg.Rules with `axis_name`, got {describe(rules)}")
     if rules.specs is not None:
         raise ValueError("`axis_name` must not be given with rules that have specs already, which name the mesh axes")
-    return rules.with_specs(over_batch_by(axis_name))
+    return rules.with_specs(PartitionSpec(names_of_batch(axis_name)))
 
 
 def _with_sums(rules: Rules, size: Any) -> Rules:

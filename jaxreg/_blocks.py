@@ -10,21 +10,16 @@ import numpy as np
 from jax import lax
 
 from jaxreg._matrix import Layout
-from jaxreg._numerics import Over, near_one
+from jaxreg._numerics import Over, for_lapack, near_one_exactly
 from jaxreg._shards import Names, total, varying_over
 from jaxreg._spread import own_places
 
 
 def brought(x: jax.Array, layout: Layout) -> tuple[jax.Array, jax.Array]:
-    """Returns matrices as an array (matrices, rows, components), of magnitudes below 2, and the factors taken out.
-
-    The factors are powers of two, so that nothing is rounded.
-    """
+    """Returns matrices as an array (matrices, rows, components), of magnitudes below 2, and the factors taken out."""
     _, rows, columns = layout.kinds
     x = x.transpose(_order(layout))
-    _, factor, _ = near_one(x, Over((1, 2), rows.over + columns.over))
-    factor = jnp.ldexp(jnp.ones_like(factor), jnp.frexp(factor)[1] - 1)
-    return x * (1 / factor), factor
+    return near_one_exactly(x, Over((1, 2), rows.over + columns.over))
 
 
 def sent_back(x: jax.Array, layout: Layout) -> jax.Array:
@@ -57,9 +52,7 @@ def outer(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def eigh(gram: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the eigenvalues of symmetric matrices, in ascending order, and the eigenvectors, NaN for a NaN."""
-    # LAPACK may never return for a matrix that holds an infinity.
-    finite = jnp.all(jnp.isfinite(gram), axis=(-2, -1), keepdims=True)
-    s, q = jnp.linalg.eigh(jnp.where(finite, gram, jnp.full_like(gram, jnp.nan)))
+    s, q = jnp.linalg.eigh(for_lapack(gram))
     return s, q
 
 

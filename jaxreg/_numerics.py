@@ -32,14 +32,14 @@ def accumulation_dtype(*dtypes: Any) -> np.dtype:
     return np.dtype(np.float64 if wide else np.float32)
 
 
-def as_wide(x: ArrayLike) -> jax.Array:
+def as_wide(x: ArrayLike, *, name: str = "x") -> jax.Array:
     """Returns `x` as an array of its accumulation dtype. Its gradient comes back in the dtype of `x`."""
-    x = as_floats(x)
+    x = as_floats(x, name=name)
     return x.astype(accumulation_dtype(x.dtype))
 
 
-def as_floats(x: ArrayLike) -> jax.Array:
-    """Returns `x` as an array of real floating-point numbers, in its own dtype."""
+def as_floats(x: ArrayLike, *, name: str = "x") -> jax.Array:
+    """Returns `x` as an array of real floating-point numbers, in its own dtype. Errors call it `name`."""
     try:
         x = jnp.asarray(x)
     except (TypeError, ValueError) as error:
@@ -47,9 +47,9 @@ def as_floats(x: ArrayLike) -> jax.Array:
         hint = "; for a tree of arrays use `jaxreg.Rules`" if is_tree else ""
         if isinstance(x, jax.ShapeDtypeStruct):
             hint = " without values; for shapes use `jax.eval_shape`, or `explain` of rules"
-        raise TypeError(f"`x` must be a real floating-point array, got {describe(x)}{hint}") from error
+        raise TypeError(f"`{name}` must be a real floating-point array, got {describe(x)}{hint}") from error
     if not is_float_array(x):
-        raise TypeError(f"`x` must be a real floating-point array, got {describe(x)}")
+        raise TypeError(f"`{name}` must be a real floating-point array, got {describe(x)}")
     return x
 
 
@@ -181,6 +181,19 @@ def near_one(x: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array, jax.Array]
     factor = jnp.minimum(peak(jnp.abs(jax.lax.stop_gradient(x)), _over(axes), tiny), 1 / tiny)
     reciprocal = 1 / factor
     return x * reciprocal, factor, reciprocal
+
+
+def near_one_exactly(x: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array]:
+    """Returns `x` with magnitudes below 2 along `axes`, and the powers of two taken out of it. Nothing is rounded."""
+    _, factor, _ = near_one(x, axes)
+    factor = jnp.ldexp(jnp.ones_like(factor), jnp.frexp(factor)[1] - 1)
+    return x * (1 / factor), factor
+
+
+def for_lapack(x: jax.Array) -> jax.Array:
+    """Returns matrices, with NaN in place of one that is not finite: LAPACK may never return for an infinity."""
+    finite = jnp.all(jnp.isfinite(x), axis=(-2, -1), keepdims=True)
+    return jnp.where(finite, x, jnp.full_like(x, jnp.nan))
 
 
 class _Scales(NamedTuple):

@@ -121,8 +121,8 @@ def split_from(spec: PartitionSpec, x: Any) -> Split | None:
     return Split(dims, tuple(sorted(manual - named)))
 
 
-def over_batch_by(axis_name: Any) -> PartitionSpec:
-    """Returns the spec of an array whose first axis, the batch, some axes of the `jax.shard_map` around it divide."""
+def names_of_batch(axis_name: Any) -> Names:
+    """Returns the axes of the `jax.shard_map` around it that divide a batch, as a tuple."""
     names = (axis_name,) if isinstance(axis_name, str) else axis_name
     if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"`axis_name` must be a str or a tuple of str, got {axis_name!r}")
@@ -131,7 +131,7 @@ def over_batch_by(axis_name: Any) -> PartitionSpec:
         raise ValueError(
             f"`axis_name` must name axes of the `jax.shard_map` around it, {sorted(manual)}, got {axis_name!r}"
         )
-    return PartitionSpec(names)
+    return names
 
 
 def _dims(spec: Any, rank: int) -> tuple[Names, ...]:

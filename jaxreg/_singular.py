@@ -26,7 +26,7 @@ from jax import lax
 
 from jaxreg._blocks import brought, crossed, orthonormal, outer, product, sent_back, squares, started
 from jaxreg._matrix import Layout, Matrices
-from jaxreg._numerics import Over, largest, near_one, sum_of, ulps
+from jaxreg._numerics import Over, for_lapack, largest, near_one, sum_of, ulps
 from jaxreg._shards import Names, somewhere, total
 from jaxreg._spread import Unit, dealt, value_of_shards
 
@@ -153,9 +153,7 @@ def _gradient(g: Map, x: jax.Array) -> jax.Array:
 
 
 def _svd(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    # LAPACK may never return for a matrix that holds an infinity. It returns NaN for one that holds NaN.
-    finite = jnp.isfinite(sum_of(jnp.where(jnp.isfinite(x), jnp.zeros_like(x), x)))
-    u, s, vt = jnp.linalg.svd(jnp.where(finite, x, jnp.full_like(x, jnp.nan)), full_matrices=False)
+    u, s, vt = jnp.linalg.svd(for_lapack(x), full_matrices=False)
     return u, s, vt
 
 

@@ -21,10 +21,7 @@ def with_values(x: Any, *, name: str = "x") -> np.ndarray:
     """Returns an array of floats as one of NumPy, in its own dtype, which JAX may not have."""
     check_values(x, name=name)
     if not isinstance(x, np.ndarray):
-        try:
-            x = as_floats(x)
-        except TypeError as error:
-            raise TypeError(str(error).replace("`x`", f"`{name}`", 1)) from error
+        x = as_floats(x, name=name)
     if not is_float_array(x):
         raise TypeError(f"`{name}` must be a real floating-point array, got {describe(x)}")
     return np.asarray(x)

@@ -699,7 +699,10 @@ def test_the_fisher_information_in_other_trees_and_outputs():
 
 def test_faults_of_the_fisher_information():
     fisher, key = jaxreg.diagnostics.fisher_diagonal, jax.random.key(0)
-    apply = lambda params, x: x @ params  # noqa: E731
+
+    def apply(params, x):
+        return x @ params
+
     for call, words in (
         (lambda: fisher(apply, jnp.ones((2, 2)), jnp.ones((4, 2)), key), "`batches` must be an iterable of batches"),
         (lambda: fisher(apply, jnp.ones((2, 2)), [], key), "`batches` must hold at least one example"),

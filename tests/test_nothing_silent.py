@@ -68,9 +68,10 @@ def nested(depth):
 
 
 def config(depth):
-    inner = {"class_name": "L2", "config": {}}
-    wrap = lambda inner, _: {"class_name": "Scaled", "config": {"scale": 1.0, "regularizer": inner}}  # noqa: E731
-    return functools.reduce(wrap, range(depth), inner)
+    def wrap(inner, _):
+        return {"class_name": "Scaled", "config": {"scale": 1.0, "regularizer": inner}}
+
+    return functools.reduce(wrap, range(depth), {"class_name": "L2", "config": {}})
 
 
 def update(tx, params=PARAMS, updates=PARAMS):
@@ -563,14 +564,17 @@ def test_none_is_none():
 # Complex numbers and 8 bits.
 
 COMPLEX = {"kernel": jnp.array([1.0 + 2.0j, -3.0j])}
-MODULUS = lambda tree: jnp.sum(jnp.square(jnp.abs(tree["kernel"])))  # noqa: E731
+
+
+def modulus(tree):
+    return jnp.sum(jnp.square(jnp.abs(tree["kernel"])))
 
 
 @pytest.mark.parametrize(
     "make",
     [
-        lambda rate: optax.chain(jaxreg.add_penalty_gradients(MODULUS), optax.sgd(rate)),
-        lambda rate: jaxreg.decoupled(optax.sgd(rate), MODULUS, rate),
+        lambda rate: optax.chain(jaxreg.add_penalty_gradients(modulus), optax.sgd(rate)),
+        lambda rate: jaxreg.decoupled(optax.sgd(rate), modulus, rate),
     ],
     ids=["added", "decoupled"],
 )

@@ -355,11 +355,10 @@ class Anchor(Shipped):
     """Half the squared distance from reference weights, ½ · factor · Σ F(x − w₀)².
 
     It pulls weights to where they were. Use it to fine-tune, or to learn a task without forgetting another one. The
-    references w₀ are kept as memory: by default the values at `init`, which
-    is L2-Init, for networks that must stay able to learn. With `memory=rules.init(pretrained)` it is L2-SP, for
-    fine-tuning. With `memory=rules.init(pretrained, importance=fisher)` it is elastic weight consolidation (EWC), for
-    learning a task without forgetting another one: `jaxreg.diagnostics.fisher_diagonal` measures F. Without importance
-    F is 1.
+    references w₀ are kept as memory: by default the values at `init`, which is L2-Init, for networks that must stay
+    able to learn. With `memory=rules.init(pretrained)` it is L2-SP. With `memory=rules.init(pretrained,
+    importance=fisher)` it is elastic weight consolidation (EWC): `jaxreg.diagnostics.fisher_diagonal` measures F.
+    Without importance F is 1.
 
     The array has any shape and a real floating-point dtype. The penalty is a scalar in at least float32, and the
     gradient and the prox have the dtype of the array. The memory is w₀, or the pair (w₀, F), in the shape of the array.

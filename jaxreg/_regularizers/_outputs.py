@@ -10,7 +10,7 @@ from jaxreg._plans import Precision, check_precision
 from jaxreg._regularizers._shipped import Shipped
 
 
-class _OfActivities(Shipped):
+class _OfOutputs(Shipped):
     """The fields that all of them have."""
 
     factor: Any = strength(0.01)
@@ -22,7 +22,7 @@ class _OfActivities(Shipped):
         return f"{f'{count} times ' * (count != 1)}{samples} samples of {features}"
 
 
-class _OfCovariances(_OfActivities):
+class _OfCovariances(_OfOutputs):
     """The fields of those that take products of features."""
 
     precision: Precision = static(None)
@@ -33,7 +33,7 @@ class _OfCovariances(_OfActivities):
 
 
 @public
-class ZLoss(_OfActivities):
+class ZLoss(_OfOutputs):
     """The z-loss of logits, factor · mean (log Σ_j exp x_j)²: the squared normalizer of a softmax.
 
     It holds logits near a scale at which the softmax is exact in low precision, and does not change which class is
@@ -72,7 +72,7 @@ class ZLoss(_OfActivities):
 
 
 @public
-class KLSparsity(_OfActivities):
+class KLSparsity(_OfOutputs):
     """The sparsity of mean activations, factor · Σ_j KL(ρ ‖ m_j), with the mean m_j of feature j over samples.
 
     KL(ρ ‖ m) = ρ log(ρ/m) + (1−ρ) log((1−ρ)/(1−m)) is least where a feature is active in the share ρ of samples. Use
@@ -166,7 +166,7 @@ class VICRegCovariance(_OfCovariances):
 
 
 @public
-class VICRegVariance(_OfActivities):
+class VICRegVariance(_OfOutputs):
     """The variance term of VICReg, factor · mean_j (γ − s_j)₊, with the standard deviation s_j of feature j.
 
     It keeps each feature from collapsing to a constant. s_j = √(variance + ε), with the variance over N − 1. Use it

@@ -11,7 +11,7 @@ from rich.table import Table
 from jaxreg._checks import describe, is_float_array
 from jaxreg._matrix import Axes, View, as_tuple, as_vectors, checked_axes, matrices_in
 from jaxreg._names import public
-from jaxreg._numerics import as_wide, near_one
+from jaxreg._numerics import as_wide, for_lapack, near_one
 from jaxreg._paths import check_no_optimizer_state, leaves_with_paths
 from jaxreg._shards import gathered, split_of
 from jaxreg._tables import Tables, add_row, table
@@ -54,8 +54,7 @@ def _effective_rank(x: jax.Array) -> jax.Array:
     if not x.size:
         return jnp.zeros((), x.dtype)
     x, _, _ = near_one(x, (0, 1))
-    finite = jnp.all(jnp.isfinite(x))  # LAPACK may never return for a matrix that holds an infinity
-    s = jnp.linalg.svd(jnp.where(finite, x, jnp.full_like(x, jnp.nan)), compute_uv=False)
+    s = jnp.linalg.svd(for_lapack(x), compute_uv=False)
     whole = jnp.sum(s)
     shares = s / jnp.where(whole == 0, jnp.ones_like(whole), whole)
     entropy = -jnp.sum(shares * jnp.log(jnp.where(shares == 0, jnp.ones_like(shares), shares)))

@@ -4,6 +4,7 @@ import contextlib
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike
 
 from jaxreg._alike import divided_alike
@@ -13,7 +14,7 @@ from jaxreg._names import mean_over_batch, public
 from jaxreg._numerics import Over, as_wide, everything, near_one, peak, sum_of
 from jaxreg._plans import Precision, check_precision
 from jaxreg._products import OffDiagonal, OffDiagonalOfComponents
-from jaxreg._shards import AxisName, divided_as, known_split, over_batch_by, split_from
+from jaxreg._shards import AxisName, divided_as, names_of_batch, split_from
 from jaxreg._spread import ByJob, penalty_of_matrices
 
 
@@ -98,11 +99,7 @@ def decov(
     >>> float(jaxreg.penalties.decov(x))
     1.0
     """
-    check_precision(precision)
-    x = _outputs(x)
-    with _batch(x, axis_name):
-        count = samples_and_features(x, out_axis, batch_axis)[2]
-        return _squared_covariances(x, count, out_axis, batch_axis, precision) / 2
+    return _squared_covariances(x, 0, out_axis, batch_axis, precision, axis_name)[0] / 2
 
 
 @public
@@ -124,28 +121,30 @@ def vicreg_covariance(
     >>> float(jaxreg.penalties.vicreg_covariance(x))
     4.0
     """
-    check_precision(precision)
-    x = _outputs(x)
-    with _batch(x, axis_name):
-        _, _, count, features = samples_and_features(x, out_axis, batch_axis)
-        return _squared_covariances(x, count - 1, out_axis, batch_axis, precision) / max(features, 1)
+    value, features = _squared_covariances(x, 1, out_axis, batch_axis, precision, axis_name)
+    return value / max(features, 1)
 
 
 def _squared_covariances(
-    x: jax.Array, divisor: int, out_axis: Axes, batch_axis: Axes, precision: Precision
-) -> jax.Array:
-    """Returns Σ_{i≠j} (HᵀH/divisor)_ij², by the products of features, or of samples where these are fewer."""
-    samples, _, count, features = samples_and_features(x, out_axis, batch_axis)
-    if not x.size:
-        return sum_of(x)
-    centred = x - sum_of(x / count, samples)
-    over = max(divisor, 1)
-    job: OffDiagonal | OffDiagonalOfComponents
-    if features <= count:
-        job, view = OffDiagonal(precision, over), View("columns", out_axis, batch_axis)
-    else:
-        job, view = OffDiagonalOfComponents(precision, over), View("rows", out_axis, batch_axis)
-    return penalty_of_matrices(ByJob(job), centred, view)
+    x: ArrayLike, fewer: int, out_axis: Axes, batch_axis: Axes, precision: Precision, axis_name: AxisName
+) -> tuple[jax.Array, int]:
+    """Returns Σ_{i≠j} C_ij² with C = HᵀH/(N − fewer), and the number of features.
+
+    It takes the products of features, or of samples where these are fewer.
+    """
+    check_precision(precision)
+    x = _outputs(x)
+    with _batch(x, axis_name):
+        samples, _, count, features = samples_and_features(x, out_axis, batch_axis)
+        if not x.size:
+            return sum_of(x), features
+        centred, over = x - sum_of(x / count, samples), max(count - fewer, 1)
+        job: OffDiagonal | OffDiagonalOfComponents
+        if features <= count:
+            job, view = OffDiagonal(precision, over), View("columns", out_axis, batch_axis)
+        else:
+            job, view = OffDiagonalOfComponents(precision, over), View("rows", out_axis, batch_axis)
+        return penalty_of_matrices(ByJob(job), centred, view), features
 
 
 @public
@@ -204,7 +203,9 @@ def _outputs(x: ArrayLike) -> jax.Array:
 
 def _batch(x: jax.Array, axis_name: AxisName) -> contextlib.AbstractContextManager[None]:
     """Lets the statistics of `x` be those of the whole batch, where mesh axes divide it."""
-    return divided_as(x, known_split(x) if axis_name is None else split_from(over_batch_by(axis_name), x))
+    if axis_name is None:
+        return contextlib.nullcontext()
+    return divided_as(x, split_from(PartitionSpec(names_of_batch(axis_name)), x))
 
 
 def _sum_over_all(statistics: jax.Array, x: jax.Array) -> jax.Array:

@@ -3,14 +3,15 @@
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike
 
 from jaxreg._checks import describe, option
 from jaxreg._matrix import Axes, positive_axes
 from jaxreg._names import public
-from jaxreg._numerics import Over, accumulation_dtype, as_wide, magnitude, near_one, norm, sum_of
+from jaxreg._numerics import Over, accumulation_dtype, as_wide, magnitude, near_one_exactly, norm, sum_of
 from jaxreg._plans import Precision, check_precision, of_one_kind
-from jaxreg._shards import AxisName, Names, all_parts, gathered, over_batch_by, size_of, split_from, total, varying
+from jaxreg._shards import AxisName, Names, all_parts, gathered, names_of_batch, size_of, split_from, total, varying
 from jaxreg.penalties._outputs import centred_and_deviations
 
 
@@ -49,8 +50,8 @@ def product_l2(a: ArrayLike, b: ArrayLike, *, precision: Precision = None) -> ja
     a, b = _gathered(a, "a"), _gathered(b, "b")
     if not a.size or not b.size:
         return sum_of(a) + sum_of(b)
-    a, a_factor = _of_size_one(a)
-    b, b_factor = _of_size_one(b)
+    (a, a_factor), (b, b_factor) = (near_one_exactly(array, tuple(range(array.ndim))) for array in (a, b))
+    a_factor, b_factor = a_factor.reshape(()), b_factor.reshape(())
     (m, r), n = a.shape[-2:], b.shape[-1]
 
     def product(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -155,9 +156,9 @@ def barlow(
         names: Names = ()
         x, y = _gathered(x, "x"), _gathered(y, "y")
     else:
+        names = names_of_batch(axis_name)
         for view in (x, y):
-            split_from(over_batch_by(axis_name), view)  # which checks that the axes divide it
-        names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
+            split_from(PartitionSpec(names), view)  # which checks that the axes divide it
     x, y = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
     count, features = x.shape[0] * size_of(names), x.shape[1]
     samples = Over((0,), names)
@@ -180,13 +181,6 @@ def barlow(
     return sum_of(jnp.square(1 - diagonal)) + lam * redundant
 
 
-def _of_size_one(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns an array with magnitudes below 2, and the power of two that was taken out of it."""
-    _, factor, _ = near_one(x, tuple(range(x.ndim)))
-    factor = jnp.ldexp(jnp.ones_like(factor), jnp.frexp(factor)[1] - 1).reshape(())
-    return x * (1 / factor), factor
-
-
 def _check_whole(x: jax.Array, name: str) -> None:
     if axes := varying(x):
         raise ValueError(
@@ -202,11 +196,6 @@ def _gathered(x: jax.Array, name: str) -> jax.Array:
 
 def _of_two(x: ArrayLike, y: ArrayLike, *, names: tuple[str, str]) -> tuple[jax.Array, jax.Array]:
     """Returns two arrays in the wider of their accumulation dtypes."""
-    found = []
-    for value, name in zip((x, y), names, strict=True):
-        try:
-            found.append(as_wide(value))
-        except TypeError as error:
-            raise TypeError(str(error).replace("`x`", f"`{name}`")) from error
-    dtype = accumulation_dtype(*(array.dtype for array in found))
-    return found[0].astype(dtype), found[1].astype(dtype)
+    x, y = as_wide(x, name=names[0]), as_wide(y, name=names[1])
+    dtype = accumulation_dtype(x.dtype, y.dtype)
+    return x.astype(dtype), y.astype(dtype)
