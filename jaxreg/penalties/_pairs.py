@@ -120,8 +120,8 @@ def barlow(
 
     C is the matrix of correlations between the features of the one view and those of the other, over samples. Each
     feature is divided by √(variance + ε), as batch normalization does. For more features than samples, Σ C² comes from
-    the products of samples, in 4N²d FLOPs for d features and N samples and 12N²d with gradients, and is rounded beside
-    Σ C_ii².
+    the products of samples, in about 4N²d FLOPs for d features and N samples and 13N²d with gradients, and is rounded
+    beside Σ C_ii².
 
     Args:
       x, y: embeddings, real floating-point arrays of one shape (..., features). All axes but the last count samples.
